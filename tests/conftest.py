@@ -1,0 +1,41 @@
+"""What every test shares: two threads, no network, and no GPU test where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from unified.handle import Unified
+
+# Read when torch is first imported, here or in a command that a test starts; not imported yet.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a whole run of the smoke recipe: every stage for real, nothing learnt."""
+    from unified.train.recipe import run
+
+    folder = tmp_path_factory.mktemp("tiny")
+    run("toybox", None, ["scale=tiny"], folder, device="cpu", progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_run: Path) -> Unified:
+    from unified.handle import load
+
+    return load(tiny_run / "model", device="cpu")

@@ -1,0 +1,109 @@
+"""Decoding: cached = naive, batched = alone, same seed = same picture, grammar kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from unified.engine import Engine, Request
+from unified.handle import Unified
+from unified.sampling import SCHEDULES, Sampling, choose, filter_logits, guidance_weight
+from unified.sequence import Picture
+
+
+@pytest.fixture(scope="module")
+def eager(tiny: Unified) -> Engine:
+    """The tiny model, made eager to draw, so that replies hold pictures between words."""
+    model = tiny.model
+    mark = model.config.vocabulary.control("image")
+    with torch.no_grad():
+        kept = model.text_head.weight[mark].clone()
+        model.text_head.weight[mark] = model.text_head.weight.mean(0) * 4
+    yield tiny.engine
+    with torch.no_grad():
+        model.text_head.weight[mark] = kept
+
+
+def requests(tiny: Unified, **settings: object) -> list[Request]:
+    sampling = Sampling(**settings)  # type: ignore[arg-type]
+    picture = Image.new("RGB", (64, 64), (200, 30, 30))
+    shown = [{"type": "image", "image": picture}, {"type": "text", "text": "What is it?"}]
+    prompts = [
+        tiny._fit([{"role": "user", "content": content}], 200)[0] for content in ("a cat", shown)
+    ]
+    return [Request(p.ids, p.views, 7 + k, sampling, most=230) for k, p in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_cached_equals_naive_and_batched_equals_alone(
+    tiny: Unified, eager: Engine, guidance: float, temperature: float
+) -> None:
+    batch = requests(
+        tiny, guidance_scale=guidance, temperature=temperature, text_temperature=1.0
+    )
+    together = eager.run(batch)
+    assert any(reply.pictures for reply in together)
+    for request, reply in zip(batch, together, strict=True):
+        assert eager.naive(request).ids == reply.ids
+        assert eager.run([request])[0].ids == reply.ids
+        assert [token for token, _ in eager.stream(request)] == reply.ids
+        turns = tiny.layout.parse([*request.ids, *reply.ids])
+        drawn = [p for p in turns[-1].parts if isinstance(p, Picture)]
+        assert len(drawn) == len(reply.pictures) and all(p.view for p in drawn)
+
+
+def test_a_request_may_forbid_or_demand_a_picture(tiny: Unified, eager: Engine) -> None:
+    from dataclasses import replace
+
+    for request in requests(tiny, text_temperature=1.0):
+        assert not eager.run([replace(request, draw="never")])[0].pictures
+        only = eager.run([replace(request, draw="only")])[0]
+        assert len(only.pictures) == 1 and only.reason == "picture"
+
+
+def test_a_reply_ends_within_its_limit(tiny: Unified, eager: Engine) -> None:
+    from dataclasses import replace
+
+    for request in requests(tiny, text_temperature=1.0):
+        for most in (1, 5, 90):
+            reply = eager.run([replace(request, most=most)])[0]
+            assert len(reply.ids) <= most
+            assert reply.ids[-1] == tiny.layout.vocabulary.control("end")
+
+
+def test_same_seed_same_picture(tiny: Unified) -> None:
+    first, again, other = (tiny.generate("two dogs", seed=s)[0] for s in (1, 1, 2))
+    assert first.tobytes() == again.tobytes() != other.tobytes()
+    many = tiny.generate(["a cat", "two dogs"], n=2, seed=0)
+    assert many[3].tobytes() == tiny.generate("two dogs", seed=3)[0].tobytes()
+
+
+def test_guidance_schedules_end_at_or_above_the_scale() -> None:
+    for schedule in SCHEDULES:
+        weights = [guidance_weight(5.0, schedule, t, 64) for t in range(64)]
+        assert weights == sorted(weights)
+        assert weights[-1] >= 5.0 - 1e-9
+        assert all(guidance_weight(1.0, schedule, t, 64) == 1 for t in range(64))
+
+
+def test_filters_keep_the_likeliest() -> None:
+    logits = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    assert filter_logits(logits, top_k=2).isfinite().tolist() == [True, True, False, False]
+    assert filter_logits(logits, top_p=0.0).isfinite().tolist() == [True, False, False, False]
+    assert filter_logits(logits, top_p=0.7).isfinite().tolist() == [True, True, False, False]
+    assert filter_logits(logits, min_p=0.2).isfinite().tolist() == [True, True, False, False]
+    draws = [
+        choose(logits, torch.Generator().manual_seed(s), temperature=1.0) for s in range(2000)
+    ]
+    share = torch.bincount(torch.tensor(draws), minlength=4) / 2000
+    assert torch.allclose(share, logits.softmax(0), atol=0.04)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("schedule", "square"), ("temperature", -1), ("top_p", 2), ("top_k", -3)]
+)
+def test_bad_settings_are_named(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=str(value)):
+        Sampling(**{field: value})  # type: ignore[arg-type]

@@ -1,0 +1,104 @@
+"""Training: resume, recipes, checkpoints; on a recipe so small that nothing is learnt."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from unified import checkpoint
+from unified.handle import Unified, load
+from unified.train.recipe import read, recipes, run
+
+FAST = ["scale=tiny", "pretrain.loop.steps=8", "pretrain.loop.save_every=4",
+        "pretrain.loop.log_every=1", "pretrain.loop.batch_size=4"]
+
+
+def losses(folder: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def prepared(source: Path, target: Path) -> Path:
+    for stage in ("text", "tokenizer"):
+        shutil.copytree(source / stage, target / stage)
+    return target
+
+
+def test_a_killed_run_resumes_to_the_same_losses_and_weights(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    whole = prepared(tiny_run, tmp_path / "whole")
+    run("toybox", ["pretrain"], FAST, whole, progress=False)
+    killed = prepared(tiny_run, tmp_path / "killed")
+    run("toybox", ["pretrain"], FAST, killed, progress=False)
+    # as if killed after step 4 was saved and during the writing of another
+    pretrain = killed / "pretrain"
+    shutil.rmtree(pretrain / "checkpoints" / "step-8")
+    (pretrain / "checkpoints" / "step-6.tmp").mkdir()
+    with (pretrain / "log.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')
+    run("toybox", ["pretrain"], FAST, killed, progress=False)
+    assert losses(pretrain) == losses(whole / "pretrain")
+    assert list(losses(pretrain)) == list(range(1, 9))
+    name = "pretrain/checkpoints/step-8/state.safetensors"
+    assert checkpoint.sha256(killed / name) == checkpoint.sha256(whole / name)
+
+
+def test_a_saved_model_gives_identical_logits(tiny_run: Path, tiny: Unified) -> None:
+    again = load(tiny_run / "model", device="cpu")
+    ids = torch.randint(0, 300, (2, 20))
+    with torch.inference_mode():
+        assert torch.equal(tiny.model(ids).hidden, again.model(ids).hidden)
+    assert again.revision == tiny.revision
+    assert again.generate("a cat", seed=1)[0].tobytes() == tiny.generate("a cat", seed=1)[0].tobytes()
+
+
+def test_damaged_weights_are_refused_by_name(tiny_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_run / "model", tmp_path / "model")
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(checkpoint.CheckpointError, match=r"model\.safetensors.*SHA-256"):
+        load(folder)
+    weights.unlink()
+    with pytest.raises(checkpoint.CheckpointError, match=r"model\.safetensors: missing"):
+        load(folder)
+    with pytest.raises(checkpoint.CheckpointError, match="no such model directory"):
+        load(tmp_path / "nothing")
+
+
+def test_a_broken_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {"x": torch.full((3,), step)}, {"step": step})
+    file = tmp_path / "step-2" / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    found = checkpoint.latest(tmp_path)
+    assert found is not None and checkpoint.load(found)[1] == {"step": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("pretrain.loop.stepz=3", r"unknown key 'pretrain\.loop\.stepz'; one of steps, batch_size"),
+        ("scale=huge", "unknown scale 'huge'; one of tiny"),
+        ("pretrain.loop.steps=none", r"pretrain\.loop\.steps"),
+        ("steps", "key=value"),
+    ],
+)
+def test_wrong_recipe_settings_are_named(change: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read("toybox", [change])
+
+
+def test_unknown_recipe_and_stage_list_the_valid_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"one of {recipes()[0]}"):
+        read("nonesuch")
+    with pytest.raises(ValueError, match="one of text, tokenizer, pretrain, chat"):
+        run("toybox", ["dance"], out=tmp_path)
+    with pytest.raises(ValueError, match="run the stage 'text' first"):
+        run("toybox", ["pretrain"], ["scale=tiny"], out=tmp_path)

@@ -1,0 +1,199 @@
+"""Pixel tokenizer: a VQ autoencoder, picture <-> one code a patch.
+
+VQ-VAE (https://arxiv.org/abs/1711.00937) with the cosine codebook of ViT-VQGAN
+(https://arxiv.org/abs/2110.04627), quantizer from vector-quantize-pytorch. With
+`encoder_heads: null` a code depends on its own patch alone: equal patches get equal codes wherever
+they stand, which is what the next-token model wants; the decoder sees all codes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+from vector_quantize_pytorch import VectorQuantize
+
+from unified.detokenizers.image import PatchDecoder
+from unified.layers import Block, patchify
+from unified.tokenizers.codec import CodecSpec
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    image_size: int = 64
+    patch: int = 8
+    channels: int = 3
+    codebook_size: int = 2048
+    code_width: int = 64
+    encoder_width: int = 256
+    encoder_layers: int = 1
+    encoder_heads: int | None = None
+    decoder_width: int = 192
+    decoder_layers: int = 4
+    decoder_heads: int = 6
+    decay: float = 0.99
+    dead_code_threshold: float = 0.05  # of running hits a step; the mean is about 0.6
+
+    @property
+    def spec(self) -> CodecSpec:
+        side = self.image_size // self.patch
+        return CodecSpec(self.codebook_size, (side, side), self.patch, self.channels)
+
+
+class PatchEncoder(nn.Module):
+    """Pixels -> one vector a patch, (B, C, H, W) -> (B, length, code_width)."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        self.patch = config.patch
+        self.embed = nn.Linear(config.channels * config.patch**2, config.encoder_width)
+        self.blocks = nn.ModuleList(
+            Block(config.encoder_width, config.encoder_heads)
+            for _ in range(config.encoder_layers)
+        )
+        self.norm = nn.LayerNorm(config.encoder_width)
+        self.out = nn.Linear(config.encoder_width, config.code_width)
+        # a linear autoencoder beside the deep one: it learns the patches' main axes at once
+        self.direct = nn.Linear(config.channels * config.patch**2, config.code_width)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        patches = patchify(pixels, self.patch)
+        x = self.embed(patches)
+        for block in self.blocks:
+            x = block(x)
+        return self.out(self.norm(x)) + self.direct(patches)
+
+
+class ImageTokenizer(nn.Module):
+    """The VQ autoencoder as a codec: `encode`, `decode`, `spec`, `save`, `load`."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        self.config = config
+        spec = config.spec
+        self.encoder = PatchEncoder(config)
+        self.quantizer = VectorQuantize(
+            dim=config.code_width,
+            codebook_size=config.codebook_size,
+            decay=config.decay,
+            kmeans_init=True,
+            threshold_ema_dead_code=config.dead_code_threshold,
+            commitment_weight=1.0,
+        )
+        self.decoder = PatchDecoder(
+            code_width=config.code_width,
+            width=config.decoder_width,
+            layers=config.decoder_layers,
+            heads=config.decoder_heads,
+            grid=spec.grid,
+            patch=config.patch,
+            channels=config.channels,
+        )
+
+    @property
+    def spec(self) -> CodecSpec:
+        return self.config.spec
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """(codebook_size, code_width)."""
+        book: torch.Tensor = self.quantizer.codebook
+        return book
+
+    def forward(
+        self, pixels: torch.Tensor, quantize: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Training pass: reconstruction, codes (None unquantized) and commitment loss.
+
+        Without `quantize` the latents go through as they are: the first steps of
+        training, so that k-means later starts from latents that mean something.
+        """
+        latents = self.encoder(pixels).float()
+        if not quantize:
+            return self.decoder(latents), None, latents.new_zeros(())
+        vectors, codes, commitment = self._quantize(latents)
+        return self.decoder(vectors), codes, commitment.sum()
+
+    def _quantize(
+        self, latents: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Quantize each distinct latent once: two thirds of a batch are the same few patches of
+        background, which would take most of the codebook's updates and restarts."""
+        flat = latents.flatten(0, 1)
+        distinct, inverse = torch.unique(flat.detach(), dim=0, return_inverse=True)
+        first = torch.full((len(distinct),), len(flat), device=flat.device).scatter_reduce_(
+            0, inverse, torch.arange(len(flat), device=flat.device), "amin"
+        )
+        with torch.autocast(latents.device.type, enabled=False):  # codebooks stay in fp32
+            vectors, codes, commitment = self.quantizer(flat[first][None])
+        return vectors[0][inverse].view_as(latents), codes[0][inverse].view(
+            latents.shape[:2]
+        ), commitment
+
+    @torch.no_grad()
+    def place_codebook(self, pixels: torch.Tensor) -> None:
+        """Put the codes at the k-means of the latents of many pictures, once, before quantizing.
+
+        Raises:
+            ValueError: the codebook is placed already.
+        """
+        if self.quantizer._codebook.initted:
+            raise ValueError("the codebook is placed already")
+        self._quantize(torch.cat([self.encoder(part).float() for part in pixels.split(64)]))
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) in [-1, 1] -> codes (B, length) int64: the nearest, Euclidean."""
+        want = (self.config.channels, *self.spec.image_size)
+        if tuple(pixels.shape[1:]) != want:
+            raise ValueError(f"pictures of shape {tuple(pixels.shape[1:])}; this codec takes {want}")
+        latents, book = self.encoder(pixels).float(), self.codebook.float()
+        # |x - e|^2 without its constant |x|^2: (B, length, codebook_size)
+        return (book.square().sum(-1) - 2 * latents @ book.T).argmin(-1)
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, length) -> (B, C, H, W) in [-1, 1]."""
+        size = self.config.codebook_size
+        if codes.shape[1:] != (self.spec.length,):
+            raise ValueError(f"{tuple(codes.shape)} codes; a picture has {self.spec.length}")
+        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < size):
+            raise ValueError(f"codes outside 0..{size - 1}")
+        out: torch.Tensor = self.decoder(self.codebook[codes].to(self.decoder.position.dtype))
+        return out.float().clamp(-1, 1)
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors (weights in half precision where fp32)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        weights = {k: v.contiguous() for k, v in self.state_dict().items() if _is_shipped(k)}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    @classmethod
+    def load(cls, folder: Path) -> ImageTokenizer:
+        """Read what `save` wrote; the codec is in eval mode.
+
+        Raises:
+            ValueError: a weight is missing or has another shape.
+        """
+        values: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        codec = cls(VQConfig(**values))
+        state = load_file(folder / "model.safetensors")
+        expected = {k: v for k, v in codec.state_dict().items() if _is_shipped(k)}
+        for key, value in expected.items():
+            if key not in state or state[key].shape != value.shape:
+                got = tuple(state[key].shape) if key in state else "nothing"
+                raise ValueError(f"{folder}: {key} should be {tuple(value.shape)}, is {got}")
+        codec.load_state_dict(state, strict=False)
+        return codec.eval()
+
+
+def _is_shipped(key: str) -> bool:
+    """All but the quantizer's training statistics, which a resumed run keeps elsewhere."""
+    return "cluster_size" not in key and "embed_avg" not in key

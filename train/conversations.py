@@ -1,0 +1,155 @@
+"""Toybox conversations -> padded micro-batches of ids, views and labels.
+
+    sample -> turns -> text ids | picture codes and views -> ids, loss mask -> rows, padded right
+
+The samples of a step are sorted by length and cut into micro-batches, so that every step holds
+all kinds of data and little padding. Everything is a pure function of (seed, step).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from unified.modeling import IGNORE
+from unified.sequence import Layout, Picture, Sequence, Text, Turn
+from unified.tokenizers.image import ImageTokenizer
+from unified.tokenizers.text import TextTokenizer
+from unified.toybox.pixels import to_tensor
+from unified.toybox.samples import Sample
+from unified.toybox.scene import Scene, render
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids, labels: (B, S); views: (N, 3, H, W) in reading order; share: of the step's loss."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    views: torch.Tensor | None
+    texts: int  # text targets in the whole step
+    codes: int  # code targets in the whole step
+
+
+@dataclass
+class _Row:
+    sequence: Sequence
+    views: list[torch.Tensor]
+
+
+class Conversations:
+    """Turns samples into batches for one model's layout and tokenizers.
+
+    Args:
+        user_views: probability that a user's picture stands as a view alone; else codes + view.
+        shift: largest random shift, in pixels, of a picture that stands as a view alone.
+        dropout: share of drawings whose condition is dropped, for guidance.
+    """
+
+    def __init__(
+        self, layout: Layout, text: TextTokenizer, codec: ImageTokenizer, *,
+        user_views: float = 0.6, shift: int = 3, dropout: float = 0.1, micro_batch: int = 16,
+        device: str = "cpu",
+    ):
+        self.layout, self.text, self.codec = layout, text, codec
+        self.user_views, self.shift, self.dropout = user_views, shift, dropout
+        self.micro_batch, self.device = micro_batch, device
+
+    def batches(self, samples: list[Sample], rng: random.Random) -> list[Batch]:
+        """One step's samples -> its micro-batches."""
+        scenes = [p for s in samples for t in s.turns for p in t.parts if isinstance(p, Scene)]
+        codes, rebuilt = self._encode(scenes)
+        rows = []
+        index = 0
+        for sample in samples:
+            count = sum(isinstance(p, Scene) for t in sample.turns for p in t.parts)
+            rows.append(self._row(sample, codes, rebuilt, scenes, index, rng))
+            index += count
+        rows.sort(key=lambda row: len(row.sequence))
+        parts = [rows[i : i + self.micro_batch] for i in range(0, len(rows), self.micro_batch)]
+        start = self.layout.vocabulary.image_start
+        targets = [
+            token >= start
+            for row in rows
+            for token, loss in zip(row.sequence.ids, row.sequence.loss, strict=True)
+            if loss
+        ]
+        return [self._pad(part, len(targets) - sum(targets), sum(targets)) for part in parts]
+
+    @torch.no_grad()
+    def _encode(self, scenes: list[Scene]) -> tuple[list[tuple[int, ...]], torch.Tensor]:
+        """Codes of every scene, and the pictures that come back from them."""
+        if not scenes:
+            return [], torch.empty(0)
+        pixels = to_tensor(np.stack([render(scene) for scene in scenes])).to(self.device)
+        codes = self.codec.encode(pixels)
+        with torch.autocast(self.device, torch.bfloat16):
+            rebuilt = self.codec.decode(codes)
+        return [tuple(row) for row in codes.tolist()], rebuilt.float()
+
+    def _row(
+        self, sample: Sample, codes: list[tuple[int, ...]], rebuilt: torch.Tensor,
+        scenes: list[Scene], index: int, rng: random.Random,
+    ) -> _Row:
+        drawn_only = sample.task == "draw" and rng.random() < self.dropout
+        as_view = sample.task != "dialogue" and rng.random() < self.user_views
+        turns, views = [], []
+        for turn in sample.turns:
+            parts: list[Text | Picture] = []
+            for part in turn.parts:
+                if isinstance(part, str):
+                    parts.append(Text(tuple(self.text.ids(part))))
+                    continue
+                if turn.role == "assistant":  # drawn: read back as it will look
+                    parts.append(Picture(codes[index]))
+                    views.append(rebuilt[index])
+                else:
+                    picture = render(scenes[index])
+                    if as_view and rng.random() < 0.5:
+                        picture = shifted(picture, self.shift, rng)
+                    parts.append(Picture(None if as_view else codes[index]))
+                    views.append(to_tensor(picture[None])[0].to(self.device))
+                index += 1
+            turns.append(Turn(turn.role, tuple(parts)))
+        if drawn_only:
+            pictures = [p for t in turns for p in t.parts if isinstance(p, Picture)]
+            turns = [Turn("assistant", (Picture(pictures[0].codes, view=False),))]
+            views = []
+        return _Row(self.layout.flatten(turns), views)
+
+    def _pad(self, rows: list[_Row], texts: int, codes: int) -> Batch:
+        length = max(len(row.sequence) for row in rows)
+        pad = self.layout.vocabulary.control("pad")
+        ids = torch.full((len(rows), length), pad)
+        labels = torch.full((len(rows), length), IGNORE)
+        for k, row in enumerate(rows):
+            line = torch.tensor(row.sequence.ids)
+            ids[k, : len(line)] = line
+            mask = torch.tensor(row.sequence.loss[1:])
+            labels[k, : len(line) - 1] = line[1:].masked_fill(~mask, IGNORE)  # the next token
+        views = [view for row in rows for view in row.views]
+        return Batch(
+            ids.to(self.device), labels.to(self.device), torch.stack(views) if views else None,
+            texts, codes,
+        )
+
+
+def shifted(picture: np.ndarray, most: int, rng: random.Random) -> np.ndarray:
+    """Moved by up to `most` pixels each way, the border repeated."""
+    dx, dy = rng.randint(-most, most), rng.randint(-most, most)
+    padded = np.pad(picture, ((most, most), (most, most), (0, 0)), mode="edge")
+    height, width = picture.shape[:2]
+    return padded[most + dy : most + dy + height, most + dx : most + dx + width]
+
+
+def mixed(
+    draw: Callable[[str, int], Sample], mix: dict[str, float], step: int, size: int, seed: int
+) -> tuple[list[Sample], random.Random]:
+    """The samples of a step: `size` tasks by weight, each sample of its own index."""
+    rng = random.Random(f"{seed}/mix/{step}")
+    tasks = rng.choices(list(mix), list(mix.values()), k=size)
+    return [draw(task, step * size + k) for k, task in enumerate(tasks)], rng

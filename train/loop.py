@@ -1,0 +1,208 @@
+"""The one training loop: every stage of every recipe runs through `fit`.
+
+A stage supplies a model, batches and a loss; the loop supplies optimizer, schedule, precision,
+checkpoints, logs and progress. A batch is a pure function of its step, so that a run killed at any
+moment continues with the same losses. Knows nothing of pictures or words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from unified import checkpoint
+
+
+class LoopConfig(BaseModel):
+    """How long and how fast. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup: int = 100
+    final_rate: float = 0.05  # of the peak, at the end of the cosine
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    precision: str = "bf16"  # of the matrix products; weights and moments stay fp32
+    save_every: int = 250
+    log_every: int = 10
+    sample_every: int = 500
+    keep: int = 2
+
+
+class Stage(Protocol):
+    """What `fit` trains."""
+
+    model: nn.Module
+
+    def batch(self, step: int) -> list[Any]:
+        """The micro-batches of a step; the same for the same step, whatever came before."""
+        ...
+
+    def loss(self, part: Any, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        """One micro-batch's share of the loss, and its shares of named values; they add up."""
+        ...
+
+
+def learning_rate(config: LoopConfig, step: int) -> float:
+    """Linear warm-up, then cosine down to `final_rate` of the peak."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    low = config.final_rate
+    return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+
+
+def fit(
+    stage: Stage,
+    config: LoopConfig,
+    folder: Path,
+    *,
+    name: str,
+    seed: int = 0,
+    device: str = "cpu",
+    on_sample: Callable[[int], dict[str, float]] | None = None,
+    progress: bool = True,
+) -> None:
+    """Train `stage.model` in place to `config.steps`, resuming from `folder` where it stands.
+
+    Writes checkpoints to folder/checkpoints, one JSON line per logged step to folder/log.jsonl and
+    TensorBoard events to folder/tensorboard. `on_sample(step)` runs every `sample_every` steps and
+    at the end; what it returns is logged.
+
+    Raises:
+        FloatingPointError: the loss is not finite for ten steps in a row.
+    """
+    from torch.utils.tensorboard import SummaryWriter  # a second to import: only when training
+
+    root = folder / "checkpoints"
+    root.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    adam = optimizer(stage.model, config)
+    first = _resume(stage.model, adam, root)
+    board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+    log = _Log(folder / "log.jsonl", first)
+    bad, seen, clock = 0, 0, time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn())
+    with Progress(*columns, disable=not progress) as bar, ThreadPoolExecutor(1) as ahead:
+        task = bar.add_task(name, total=config.steps, completed=first)
+        following = ahead.submit(stage.batch, first) if first < config.steps else None
+        for step in range(first, config.steps):
+            assert following is not None
+            batch = following.result()
+            if step + 1 < config.steps:
+                following = ahead.submit(stage.batch, step + 1)
+            for group in adam.param_groups:
+                group["lr"] = learning_rate(config, step)
+            stage.model.train()
+            total: Counter[str] = Counter()
+            for part in batch:
+                with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
+                    loss, values = stage.loss(part, step)
+                loss.backward()
+                total.update({"loss": loss.item(), **values})
+            norm = nn.utils.clip_grad_norm_(stage.model.parameters(), config.clip)
+            if torch.isfinite(norm):
+                adam.step()
+                bad = 0
+            else:
+                bad += 1
+                if bad == 10:
+                    raise FloatingPointError(f"{name}: gradients not finite for 10 steps; last {step}")
+            adam.zero_grad(set_to_none=True)
+            seen += config.batch_size
+            done = step + 1
+            if done % config.log_every == 0 or done == config.steps:
+                now = time.perf_counter()
+                row = {**total, "norm": float(norm),
+                       "rate": adam.param_groups[0]["lr"], "samples_per_second": seen / (now - clock)}
+                seen, clock = 0, now
+                log.write(done, row)
+                for key, value in row.items():
+                    board.add_scalar(key, value, done)
+                bar.update(task, description=f"{name} loss {row['loss']:.3f}")
+            bar.update(task, completed=done)
+            last = done == config.steps
+            if done % config.save_every == 0 or last:
+                _save(stage.model, adam, root, done)
+                checkpoint.rotate(root, config.keep)
+            if on_sample is not None and (done % config.sample_every == 0 or last):
+                stage.model.eval()
+                for key, value in on_sample(done).items():
+                    board.add_scalar(key, value, done)
+                    log.write(done, {key: value})
+                clock = time.perf_counter()
+    board.close()
+    stage.model.eval()
+
+
+class _Log:
+    """JSON lines; what a killed run wrote past its last checkpoint is dropped on resume."""
+
+    def __init__(self, path: Path, first: int):
+        self.path = path
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= first]
+            path.write_text("".join(line + "\n" for line in lines))
+
+    def write(self, step: int, row: dict[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **row}) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf  # a line cut off by the kill
+
+
+def _save(model: nn.Module, adam: torch.optim.AdamW, root: Path, step: int) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    for index, entry in adam.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{k}": v for k, v in entry.items()}
+    tensors["rng"] = torch.get_rng_state()
+    # tied weights share memory, which safetensors refuses: store copies
+    checkpoint.save(root, step, {k: v.clone() for k, v in tensors.items()}, {"step": step})
+
+
+def _resume(model: nn.Module, adam: torch.optim.AdamW, root: Path) -> int:
+    """Load the newest valid checkpoint into model and optimizer; the step to go on from."""
+    folder = checkpoint.latest(root)
+    if folder is None:
+        return 0
+    tensors, state = checkpoint.load(folder)
+    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("adam."):
+            _, index, what = key.split(".")
+            moments.setdefault(int(index), {})[what] = value
+    adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["rng"])
+    return int(state["step"])

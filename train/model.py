@@ -1,0 +1,175 @@
+"""Train the model: the stages `pretrain` and `chat` of a recipe, and assembling the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from pydantic import BaseModel, ConfigDict, Field
+
+from unified.configuration import UnifiedConfig
+from unified.engine import Engine, Request
+from unified.handle import Unified
+from unified.modeling import UnifiedForConditionalGeneration, attention_implementation
+from unified.processing import UnifiedImageProcessor, UnifiedProcessor
+from unified.sampling import Sampling
+from unified.sequence import Text, Turn
+from unified.tokenizers.image import ImageTokenizer
+from unified.tokenizers.text import TextTokenizer
+from unified.toybox.samples import sample
+from unified.train.conversations import Batch, Conversations, mixed
+from unified.train.loop import LoopConfig, fit
+
+
+class ModelConfig(BaseModel):
+    """Sizes of the model; keys of the three parts are those of their configurations."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decoder: dict[str, Any]
+    vision: dict[str, Any] = {}
+    image: dict[str, Any] = {}
+    user_picture: str = "codes+view"
+
+
+class StageConfig(BaseModel):
+    """One stage of training the model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    loop: LoopConfig
+    mix: dict[str, float]  # weight of each toybox task
+    micro_batch: int = 16
+    text_weight: float = 3.0  # of a text target, beside a picture code
+    dropout: float = 0.1  # share of drawings without their condition
+    user_views: float = Field(0.6, ge=0, le=1)
+    shift: int = 3
+
+
+def build(
+    config: ModelConfig, text: TextTokenizer, codec: ImageTokenizer, seed: int, device: str
+) -> UnifiedForConditionalGeneration:
+    """A new model for these tokenizers, its weights drawn from `seed`."""
+    torch.manual_seed(seed)
+    spec = codec.spec
+    unified = UnifiedConfig(
+        text_config=config.decoder,
+        vision_config={"image_size": spec.image_size[0], **config.vision},
+        image_config={
+            "codebook_size": spec.codebook_size, "rows": spec.grid[0], "columns": spec.grid[1],
+            **config.image,
+        },
+        text_size=text.vocab_size,
+        user_picture=config.user_picture,
+    )
+    unified._attn_implementation = attention_implementation(device)
+    return UnifiedForConditionalGeneration(unified).to(device)
+
+
+class ModelStage:
+    """Next-token loss over toybox conversations, codes and words in one mean."""
+
+    def __init__(
+        self, config: StageConfig, model: UnifiedForConditionalGeneration, text: TextTokenizer,
+        codec: ImageTokenizer, seed: int, device: str,
+    ):
+        self.config, self.model, self.seed, self.device = config, model, seed, device
+        self.conversations = Conversations(
+            model.config.layout, text, codec, user_views=config.user_views, shift=config.shift,
+            dropout=config.dropout, micro_batch=config.micro_batch, device=device,
+        )
+
+    def batch(self, step: int) -> list[Batch]:
+        samples, rng = mixed(
+            lambda task, index: sample(task, self.seed, index), self.config.mix, step,
+            self.config.loop.batch_size, self.seed,
+        )
+        return self.conversations.batches(samples, rng)
+
+    def loss(self, part: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        text, image = self.model.target_losses(part.ids, part.views, part.labels)
+        weight = self.config.text_weight
+        whole = weight * part.texts + part.codes
+        loss = (weight * text.sum() + image.sum()) / whole
+        return loss, {
+            "text_loss": text.sum().item() / max(1, part.texts),
+            "image_loss": image.sum().item() / max(1, part.codes),
+        }
+
+
+def train_stage(
+    name: str, config: StageConfig, model: UnifiedForConditionalGeneration, text: TextTokenizer,
+    codec: ImageTokenizer, folder: Path, *, seed: int, device: str, progress: bool = True,
+) -> None:
+    """Run one stage in place; its weights are saved to folder/model."""
+    stage = ModelStage(config, model, text, codec, seed, device)
+    engine = Engine(model, codec)
+
+    def show(step: int) -> dict[str, float]:
+        target = folder / "samples" / f"step-{step:06d}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sheet(engine, text, seed=seed).save(target)
+        return {}
+
+    fit(stage, config.loop, folder, name=name, seed=seed, device=device, on_sample=show,
+        progress=progress)
+    model.save_pretrained(folder / "model")
+
+
+def sheet(engine: Engine, text: TextTokenizer, *, seed: int, count: int = 12) -> Image.Image:
+    """Drawings for held-out prompts, the prompt under each picture."""
+    prompts = []
+    for index in range(count):
+        turns = sample("draw", seed, index, "held_out").turns
+        prompts.append(next(part for part in turns[0].parts if isinstance(part, str)))
+    requests = []
+    for index, prompt in enumerate(prompts):
+        turn = Turn("user", (Text(tuple(text.ids(prompt))),))
+        ids = engine.layout.flatten([turn], reply=True).ids
+        requests.append(Request(tuple(ids), seed=index, draw="only"))
+    training = engine.model.training
+    replies = engine.run(requests)
+    engine.model.train(training)
+    return captioned([UnifiedImageProcessor.picture(r.pictures[0]) for r in replies], prompts)
+
+
+def captioned(
+    pictures: list[Image.Image], captions: list[str], *, columns: int = 4, zoom: int = 3
+) -> Image.Image:
+    """Pictures in rows, each with its caption under it."""
+    side = pictures[0].width * zoom
+    rows = -(-len(pictures) // columns)
+    canvas = Image.new("RGB", (columns * (side + 8), rows * (side + 40)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for k, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x, y = (k % columns) * (side + 8), (k // columns) * (side + 40)
+        canvas.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, y))
+        for line, words in enumerate(_wrapped(caption, side // 6)[:3]):
+            draw.text((x, y + side + 2 + 11 * line), words, fill="black")
+    return canvas
+
+
+def _wrapped(caption: str, width: int) -> list[str]:
+    lines = [""]
+    for word in caption.encode("latin-1", "replace").decode("latin-1").split():
+        if len(lines[-1]) + len(word) + 1 > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def assemble(
+    model: UnifiedForConditionalGeneration, text: TextTokenizer, codec: ImageTokenizer,
+    sampling: dict[str, Any], training: dict[str, Any], folder: Path,
+) -> None:
+    """Write what `unified.load` reads; weights as bf16, half their size."""
+    model.config.training = training
+    layout = model.config.layout
+    processor = UnifiedProcessor(
+        UnifiedImageProcessor(model.config.vision_config.image_size), text,
+        layout.vocabulary.image_size, layout.image_length, layout.view_length,
+    )
+    handle = Unified(model.cpu(), processor, codec.cpu(), sampling=Sampling(**sampling))
+    handle.save(folder, dtype=torch.bfloat16)

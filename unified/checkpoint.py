@@ -1,0 +1,126 @@
+"""Checkpoints that a kill cannot spoil: safetensors, a manifest of hashes, one atomic rename.
+
+A checkpoint is a folder `step-N` with *.safetensors, state.json and manifest.json (written last).
+Discovery trusts only a folder whose manifest is whole and true. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or shipped weight that is missing, incomplete or altered."""
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """List size and SHA-256 of every file below `folder` in its manifest, and sync all of them."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            files[path.relative_to(folder).as_posix()] = {
+                "bytes": path.stat().st_size,
+                "sha256": sha256(path),
+            }
+            _sync(path)
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"files": files}, indent=2) + "\n")
+    _sync(manifest)
+    _sync(folder)
+
+
+def verify(folder: Path, only: tuple[str, ...] | None = None) -> None:
+    """Check the files of a folder against its manifest.
+
+    Args:
+        only: check just files with these endings.
+
+    Raises:
+        CheckpointError: names the first file that is missing or altered.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise CheckpointError(f"{folder}: no {MANIFEST}; not a complete checkpoint")
+    try:
+        files = json.loads(manifest.read_text())["files"]
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{manifest}: not a readable manifest") from None
+    for name, entry in files.items():
+        path = folder / name
+        if only and not name.endswith(only):
+            continue
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; fetch or train the weights again")
+        if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+            raise CheckpointError(
+                f"{path}: does not match its SHA-256 in {MANIFEST} (damaged or altered);"
+                " fetch or train the weights again"
+            )
+
+
+def save(root: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Path:
+    """Write checkpoint `root/step-N` so that a kill at any moment leaves it whole or absent."""
+    target = root / f"step-{step}"
+    temporary = root / f"step-{step}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({k: v.detach().contiguous() for k, v in tensors.items()},
+              temporary / "state.safetensors")
+    (temporary / "state.json").write_text(json.dumps(state))
+    write_manifest(temporary)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(temporary, target)
+    _sync(root)
+    return target
+
+
+def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the state of one verified checkpoint."""
+    verify(folder)
+    return load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
+
+
+def latest(root: Path) -> Path | None:
+    """The newest checkpoint below `root` that verifies; broken ones are passed over."""
+    found = sorted(root.glob("step-*"), key=lambda p: int(p.name[5:]) if p.name[5:].isdigit() else -1)
+    for folder in reversed(found):
+        if not folder.name[5:].isdigit():
+            continue
+        try:
+            verify(folder)
+        except CheckpointError:
+            continue
+        return folder
+    return None
+
+
+def rotate(root: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints; call only after the newest verified."""
+    found = sorted((p for p in root.glob("step-*") if p.name[5:].isdigit()),
+                   key=lambda p: int(p.name[5:]))
+    for folder in found[:-keep]:
+        shutil.rmtree(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,93 @@
+"""The automaton that keeps media blocks well formed and says which head is live.
+
+It follows a sequence id by id. In a reply the model chooses in two states only: "text" (text,
+<image>, <end>) and "codes" (a picture code). Everything else is forced and never sampled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unified.sequence import Layout
+
+
+class Grammar:
+    """State of one sequence.
+
+    Attributes:
+        state: "start", "turn" (between turns), "text", "codes", "image_end" (due),
+            "after_codes", "slots" or "view_end" (due).
+        left: codes or slots still to come.
+    """
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self.state = "start"
+        self.left = 0
+
+    def advance(self, token: int) -> None:
+        """Take one id.
+
+        Raises:
+            ValueError: the id may not stand here; the state is unchanged.
+        """
+        vocabulary = self.layout.vocabulary
+        kind = vocabulary.kind(token)
+        name = {"text": "text", "image": "code"}.get(kind) or vocabulary.name(token)[1:-1]
+        self.state, self.left = self._next(name)
+
+    def _next(self, name: str) -> tuple[str, int]:
+        layout, left = self.layout, self.left - 1
+        match self.state, name:
+            case "start", "bos":
+                return "turn", 0
+            case "turn", "user" | "assistant":
+                return "text", 0
+            case "text" | "after_codes", "text":
+                return "text", 0
+            case "text" | "after_codes", "image":
+                return "codes", layout.image_length
+            case "text" | "after_codes", "view":
+                return "slots", layout.view_length
+            case "text" | "after_codes", "end":
+                return "turn", 0
+            case "codes", "code":
+                return ("codes", left) if left else ("image_end", 0)
+            case "image_end", "image_end":
+                return "after_codes", 0
+            case "slots", "slot":
+                return ("slots", left) if left else ("view_end", 0)
+            case "view_end", "view_end":
+                return "text", 0
+        raise ValueError(f"<{name}> may not stand in state {self.state!r}")
+
+    @property
+    def is_complete(self) -> bool:
+        """Between turns: the sequence may end here."""
+        return self.state == "turn"
+
+    @property
+    def head(self) -> str | None:
+        """Which head chooses the next id of a reply: "text", "image", None where it is forced."""
+        return {"text": "text", "codes": "image"}.get(self.state)
+
+    @property
+    def forced(self) -> int:
+        """The id that must come next in a reply; what was drawn is always read back as a view."""
+        names = {"image_end": "image_end", "after_codes": "view", "slots": "slot",
+                 "view_end": "view_end"}
+        if self.state not in names:
+            raise ValueError(f"nothing is forced in state {self.state!r}")
+        return self.layout.vocabulary.control(names[self.state])
+
+    def choices(self, draw: bool = True) -> list[range]:
+        """Ranges of ids that the live head may choose from; `draw` allows to open a picture."""
+        vocabulary = self.layout.vocabulary
+        if self.head == "image":
+            return [range(vocabulary.image_start, len(vocabulary))]
+        if self.head == "text":
+            names = ("end", "image") if draw else ("end",)
+            marks = [vocabulary.control(name) for name in names]
+            return [range(vocabulary.text_size), *(range(mark, mark + 1) for mark in marks)]
+        return [range(self.forced, self.forced + 1)]

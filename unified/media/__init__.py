@@ -1,0 +1,1 @@
+"""Reading and writing pictures (later sound and films), within limits. Knows no model."""

@@ -1,0 +1,193 @@
+"""The model: one decoder, decoupled encoders, a head per kind of token.
+
+    text, control ids --> embedding ----------------------\
+    picture codes ------> embedding -> aligner (+ place) --> decoder --> text head | image head
+    pictures -----------> understanding encoder, aligner -/
+
+Knows ids and tensors; nothing of words, sampling or files. Shapes: B rows, S positions, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from unified.configuration import UnifiedConfig
+from unified.encoders import UnderstandingEncoder
+from unified.layers import MLP
+
+IGNORE = -100  # label of a position without a target
+
+
+def attention_implementation(device: str | torch.device) -> str:
+    """The one place that chooses: flash-attention on a GPU that has it, SDPA elsewhere."""
+    on_gpu = torch.device(device).type == "cuda"
+    return "flash_attention_2" if on_gpu and find_spec("flash_attn") else "sdpa"
+
+
+def code_places(ids: torch.Tensor, image_token: int, image_start: int) -> torch.Tensor:
+    """Place of every code within its picture, 0 elsewhere. ids (B, S) -> (B, S)."""
+    steps = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    opened = torch.where(ids == image_token, steps, 0).cummax(dim=1).values
+    return torch.where(ids >= image_start, steps - opened - 1, 0)
+
+
+@dataclass
+class UnifiedOutput(ModelOutput):
+    """loss: mean over all targets; text_loss, image_loss: over those of a kind.
+    hidden: (B, S, D) where no labels were given."""
+
+    loss: torch.Tensor | None = None
+    text_loss: torch.Tensor | None = None
+    image_loss: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+
+
+class UnifiedForConditionalGeneration(PreTrainedModel):
+    """See the module's picture. Decoding lives in `unified.engine`."""
+
+    config_class = UnifiedConfig
+    base_model_prefix = "unified"
+    main_input_name = "input_ids"
+    output_modalities = ("text", "image")
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: UnifiedConfig):
+        super().__init__(config)
+        image, vision, width = config.image_config, config.vision_config, config.text_config.hidden_size
+        self.decoder = AutoModel.from_config(config.text_config)
+        self.encoder = UnderstandingEncoder(
+            image_size=vision.image_size, patch=vision.patch_size, channels=vision.num_channels,
+            width=vision.hidden_size, layers=vision.num_hidden_layers,
+            heads=vision.num_attention_heads, merge=vision.merge, out=width,
+        )
+        self.code_embedding = nn.Embedding(image.codebook_size, image.embedding_size)
+        self.code_aligner = MLP(image.embedding_size, width, width)
+        self.code_place = nn.Embedding(image.length, width) if image.grid_positions else None
+        self.text_head = nn.Linear(width, config.vocabulary.text_head, bias=False)
+        self.image_head = MLP(width, image.head_size, image.codebook_size)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, UnderstandingEncoder):
+            nn.init.normal_(module.position, std=0.02)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.decoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.decoder.set_input_embeddings(value)
+
+    def embed(
+        self, ids: torch.Tensor, places: torch.Tensor, features: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Inputs of the decoder.
+
+        Args:
+            ids: (B, S).
+            places: (B, S), of each code in its picture (`code_places`).
+            features: (N, slots, D) of the N views in `ids`, in reading order.
+
+        Returns:
+            (B, S, D)
+
+        Raises:
+            ValueError: as many slots in `ids` as `features` hold are needed.
+        """
+        vocabulary = self.config.vocabulary
+        is_code = ids >= vocabulary.image_start
+        x = self.get_input_embeddings()(ids.masked_fill(is_code, 0))
+        if is_code.any():
+            codes = self.code_aligner(self.code_embedding(ids[is_code] - vocabulary.image_start))
+            if self.code_place is not None:
+                codes = codes + self.code_place(places[is_code])
+            x = x.masked_scatter(is_code[..., None], codes.to(x.dtype))
+        is_slot = ids == vocabulary.control("slot")
+        slots = int(is_slot.sum())
+        given = 0 if features is None else features.shape[0] * features.shape[1]
+        if slots != given:
+            raise ValueError(f"{slots} view slots in the ids, features for {given}")
+        if features is not None and slots:
+            x = x.masked_scatter(is_slot[..., None], features.to(x.dtype))
+        return x
+
+    def hidden(
+        self, embeds: torch.Tensor, *, cache: Any = None, mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The decoder over embedded inputs, (B, S, D) -> (B, S, D); extends `cache` in place."""
+        out = self.decoder(
+            inputs_embeds=embeds, past_key_values=cache, attention_mask=mask,
+            position_ids=positions, use_cache=cache is not None,
+        )
+        states: torch.Tensor = out.last_hidden_state
+        return states
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> UnifiedOutput:
+        """A whole pass without cache.
+
+        Args:
+            input_ids: (B, S); rows are padded on the right.
+            pixel_values: (N, C, H, W) in [-1, 1], the views in reading order.
+            attention_mask: (B, S); not needed for right padding, which causality hides.
+            labels: (B, S) ids to predict *at* each position (already shifted), IGNORE elsewhere.
+        """
+        if labels is None:
+            return UnifiedOutput(hidden=self._pass(input_ids, pixel_values, attention_mask))
+        text, image = self.target_losses(input_ids, pixel_values, labels, attention_mask)
+        count = max(1, len(text) + len(image))
+        return UnifiedOutput(
+            loss=(text.sum() + image.sum()) / count, text_loss=_mean(text), image_loss=_mean(image)
+        )
+
+    def _pass(
+        self, ids: torch.Tensor, pixels: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        vocabulary = self.config.vocabulary
+        places = code_places(ids, vocabulary.control("image"), vocabulary.image_start)
+        features = None if pixels is None else self.encoder(pixels)
+        return self.hidden(self.embed(ids, places, features), mask=mask)
+
+    def target_losses(
+        self, ids: torch.Tensor, pixels: torch.Tensor | None, labels: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of every text target and of every code target, (texts,) and (codes,).
+
+        A head runs only at the positions that have a target of its kind.
+        """
+        hidden = self._pass(ids, pixels, mask)
+        start = self.config.vocabulary.image_start
+        is_code = labels >= start
+        is_text = (labels >= 0) & ~is_code
+        text = F.cross_entropy(
+            self.text_head(hidden[is_text]).float(), labels[is_text], reduction="none"
+        )
+        image = F.cross_entropy(
+            self.image_head(hidden[is_code]).float(), labels[is_code] - start, reduction="none"
+        )
+        return text, image
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    return values.mean() if len(values) else values.new_zeros(())
+
+
+AutoModel.register(UnifiedConfig, UnifiedForConditionalGeneration)

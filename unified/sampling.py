@@ -1,0 +1,112 @@
+"""From logits to an id: guidance schedules, filters, seeded choice.
+
+Guidance: `uncond + w(t) (cond - uncond)`, https://arxiv.org/abs/2207.12598; schedules of w after
+Wang et al. 2024, https://arxiv.org/abs/2404.13040, where rising weights do best.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+SCHEDULES = ("constant", "linear", "cosine", "clamped-linear", "parametrised-cosine")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures and words are chosen.
+
+    Attributes:
+        guidance_scale: w of classifier-free guidance on codes; 1 does without its second row.
+        schedule: how w moves over the codes of a picture, one of SCHEDULES.
+        temperature: of codes; 0 takes the likeliest.
+        top_k: keep the k likeliest codes; 0 keeps all.
+        top_p: keep the likeliest codes that together reach this probability.
+        min_p: drop codes below this share of the likeliest one's probability.
+        text_temperature: of words; 0 takes the likeliest.
+    """
+
+    guidance_scale: float = 1.0
+    schedule: str = "constant"
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    text_temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; one of {', '.join(SCHEDULES)}")
+        limits = {
+            "guidance_scale": (0, 100), "temperature": (0, 100), "text_temperature": (0, 100),
+            "top_k": (0, math.inf), "top_p": (0, 1), "min_p": (0, 1),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}; it lies between {low} and {high}")
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def guidance_weight(scale: float, schedule: str, step: int, steps: int) -> float:
+    """w of code `step` of `steps`, from 1 (no guidance) towards `scale`.
+
+    constant: scale throughout. linear, cosine: rise from 1 to scale. clamped-linear: linear to
+    twice the scale, never below half of it, so that its mean stays near scale.
+    parametrised-cosine: `(1 - cos(pi * done^3)) / 2`, late and steep.
+    """
+    done = (step + 1) / steps
+    extra = scale - 1
+    match schedule:
+        case "constant":
+            return scale
+        case "linear":
+            return 1 + extra * done
+        case "cosine":
+            return 1 + extra * (1 - math.cos(math.pi * done)) / 2
+        case "clamped-linear":
+            return 1 + extra * max(2 * done, 0.5)
+        case "parametrised-cosine":
+            return 1 + extra * (1 - math.cos(math.pi * done**3)) / 2
+    raise ValueError(f"unknown schedule {schedule!r}; one of {', '.join(SCHEDULES)}")
+
+
+def filter_logits(
+    logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> torch.Tensor:
+    """Set what the filters drop to -inf; the likeliest always stays. (..., V) -> (..., V)."""
+    if min_p > 0:
+        peak = logits.max(-1, keepdim=True).values
+        logits = logits.masked_fill(logits < peak + math.log(min_p), -torch.inf)
+    if 0 < top_k < logits.shape[-1]:
+        low = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < low, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        drop = (before >= top_p).index_fill(-1, torch.zeros(1, dtype=torch.long), False)
+        logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+    return logits
+
+
+def choose(
+    logits: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> int:
+    """One index of logits (V,); Gumbel-max with the request's own generator."""
+    if temperature == 0:
+        return int(logits.argmax())
+    logits = filter_logits(logits.float() / temperature, top_k, top_p, min_p)
+    uniform = torch.rand(logits.shape, generator=generator)
+    gumbel = -torch.log(-torch.log(uniform.clamp_min(1e-20)).clamp_min(1e-20))
+    return int((logits.cpu() + gumbel).argmax())

@@ -1,0 +1,164 @@
+"""Interleaved conversations <-> ids, with the loss mask. Pure: no tensors, no text, no pixels.
+
+    <bos> (<user> part* <end> | <assistant> part* <end>)*
+    picture part = [<image> code* <image_end>] [<view> <slot>* <view_end>]     at least one of both
+
+A picture stands as *codes* (what generation writes), as a *view* (slots that the understanding
+encoder fills), or both. Loss falls on what the assistant says by itself: text, <image>, codes and
+<end>; never on what the grammar forces (<image_end>, the view) or on the user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unified.vocabulary import Vocabulary
+
+ROLES = ("user", "assistant")
+
+
+@dataclass(frozen=True)
+class Text:
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """codes: in written order, None where it stands as a view only."""
+
+    codes: tuple[int, ...] | None
+    view: bool = True
+
+    def __post_init__(self) -> None:
+        if self.codes is None and not self.view:
+            raise ValueError("a picture needs codes, a view or both")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """loss: whether an assistant's turn is learnt; a user's never is."""
+
+    role: str
+    parts: tuple[Text | Picture, ...]
+    loss: bool = True
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"unknown role {self.role!r}; one of {', '.join(ROLES)}")
+
+
+@dataclass
+class Sequence:
+    """ids and, for each, whether it is a target of the loss (as the *next* token)."""
+
+    ids: list[int] = field(default_factory=list)
+    loss: list[bool] = field(default_factory=list)
+
+    def add(self, ids: list[int] | tuple[int, ...], loss: bool) -> None:
+        self.ids.extend(ids)
+        self.loss.extend([loss] * len(ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The spec of one model's sequences: vocabulary, codes a picture and slots a view."""
+
+    vocabulary: Vocabulary
+    image_length: int
+    view_length: int
+
+    def flatten(self, turns: list[Turn] | tuple[Turn, ...], reply: bool = False) -> Sequence:
+        """Turns -> ids and loss mask. With `reply`, <assistant> is opened for the model to go on.
+
+        Text parts that follow each other are joined: their border cannot be told from the ids.
+        """
+        control = self.vocabulary.control
+        out = Sequence()
+        out.add([control("bos")], False)
+        for turn in turns:
+            learn = turn.role == "assistant" and turn.loss
+            out.add([control(turn.role)], False)
+            for part in turn.parts:
+                if isinstance(part, Text):
+                    self._check_text(part.ids)
+                    out.add(part.ids, learn)
+                else:
+                    self._add_picture(out, part, learn)
+            out.add([control("end")], learn)
+        if reply:
+            out.add([control("assistant")], False)
+        return out
+
+    def _check_text(self, ids: tuple[int, ...]) -> None:
+        for token in ids:
+            if self.vocabulary.kind(token) != "text":
+                raise ValueError(f"{self.vocabulary.name(token)} inside a text part")
+
+    def _add_picture(self, out: Sequence, picture: Picture, learn: bool) -> None:
+        control = self.vocabulary.control
+        if picture.codes is not None:
+            if len(picture.codes) != self.image_length:
+                raise ValueError(f"{len(picture.codes)} codes; a picture has {self.image_length}")
+            out.add([control("image")], learn)
+            out.add(self.vocabulary.image_ids(list(picture.codes)), learn)
+            out.add([control("image_end")], False)
+        if picture.view:
+            out.add(self.view_ids(), False)
+
+    def view_ids(self) -> list[int]:
+        control = self.vocabulary.control
+        return [control("view"), *[control("slot")] * self.view_length, control("view_end")]
+
+    def parse(self, ids: list[int] | tuple[int, ...]) -> list[Turn]:
+        """Inverse of `flatten` for whole conversations.
+
+        Raises:
+            ValueError: names the first id that breaks the grammar and its place.
+        """
+        from unified.grammar import Grammar  # the automaton says what may follow
+
+        grammar = Grammar(self)
+        turns: list[Turn] = []
+        text: list[int] = []
+        codes: list[int] | None = None
+        parts: list[Text | Picture] = []
+        role = ""
+        vocabulary = self.vocabulary
+        for place, token in enumerate(ids):
+            try:
+                grammar.advance(token)
+            except ValueError as error:
+                raise ValueError(f"at {place}: {error}") from None
+            kind = vocabulary.kind(token)
+            name = vocabulary.name(token)[1:-1] if kind == "control" else ""
+            if kind == "text":
+                if codes is not None:
+                    parts.append(Picture(tuple(codes), view=False))
+                    codes = None
+                text.append(token)
+            elif kind == "image":
+                assert codes is not None
+                codes.append(token - vocabulary.image_start)
+            elif name in ("image", "view", "end"):
+                if text:
+                    parts.append(Text(tuple(text)))
+                    text = []
+                if codes is not None and name != "view":
+                    parts.append(Picture(tuple(codes), view=False))
+                    codes = None
+                if name == "image":
+                    codes = []
+                elif name == "end":
+                    turns.append(Turn(role, tuple(parts)))
+                    parts = []
+            elif name == "view_end":
+                parts.append(Picture(None if codes is None else tuple(codes)))
+                codes = None
+            elif name in ROLES:
+                role = name
+        if not grammar.is_complete:
+            raise ValueError(f"the sequence ends inside a turn, after {len(ids)} ids")
+        return turns
