@@ -42,12 +42,13 @@ APPEARANCES: tuple[tuple[str, str | None], ...] = (
 
 # A window w over background b shows the sprite with difference d = sprite - b when
 CONTRAST = (0.65, 1.35)  # <w - b, d> / |d|^2: 1 for the sprite itself, 0.5 for half of it
-MISFIT = 0.35  # |w - b - d|^2 <= MISFIT |d|^2 + FLOOR n
-FLOOR = 250.0  # noise of 24 dB, squared levels a value
+MISFIT = 0.25  # |w - b - d|^2 <= MISFIT |d|^2 + FLOOR n
+FLOOR = 100.0  # what smoothing leaves of noise, squared levels a value
 MARGIN = 0.25  # how far from the midpoint to any other sprite: 0 on it, 1 at the sprite itself
 # An 8x8 patch is unexplained when its mean squared residue exceeds RESIDUE + SOFTNESS * variance
 # of the explanation there: softness leaves most residue where there is most detail.
 RESIDUE, SOFTNESS = 700.0, 0.35
+LOST = 0.4
 CLEAN = 0.0  # share of unexplained patches up to which nothing unknown stands in the picture
 
 
@@ -184,39 +185,45 @@ def _candidates(
     margin = ((rivals + gain[:, None]) / bank.distance[best]).copy()
     margin[rows, best] = np.inf
     contrast = projected[rows, best] / energy
-    fits = (total - gain <= MISFIT * energy + FLOOR * windows.shape[1]) & (
-        margin.min(1) >= MARGIN
-    )
+    fits = (total - gain <= MISFIT * energy + FLOOR * windows.shape[1]) & (margin.min(1) >= MARGIN)
     fits &= (contrast >= CONTRAST[0]) & (contrast <= CONTRAST[1])
     return [
-        _Candidate(float(gain[i]), *APPEARANCES[best[i]], size, xs[at[i]], y)
+        _Candidate(float(gain[i]), name, colour, size, xs[at[i]], y)
         for i in np.flatnonzero(fits)
+        for name, colour in (APPEARANCES[best[i]],)
     ]
 
 
-def _explain(
-    pixels: np.ndarray, where: str, step: int = TILE
-) -> tuple[list[_Candidate], np.ndarray]:
-    """Things found on a background, best first, and the picture they make, float32 (64, 64, 3)."""
+def _explain(pixels: np.ndarray, where: str, step: int = TILE) -> tuple[Judged, float]:
+    """What is found on a background, and the mean squared error that remains."""
     canvas = background(where).astype(np.float32)
     difference = _smooth(pixels - canvas)
-    found: list[_Candidate] = []
+    fitting: list[_Candidate] = []
     for size, side in SIZES.items():
         places = range(0, SIDE - side + 1, step)
         for y in places:
-            found += _candidates(difference, where, size, places, y)
+            fitting += _candidates(difference, where, size, places, y)
     if step < TILE:  # between the places looked at
-        found = [_nudge(difference, where, c) for c in found]
+        fitting = [_nudge(difference, where, c) for c in fitting]
     slack = 0 if step == TILE else 4
     chosen: list[_Candidate] = []
-    for candidate in sorted(found, key=lambda c: -c.gain):
+    for candidate in sorted(fitting, key=lambda c: -c.gain):
         if not any(candidate.overlaps(other, slack) for other in chosen):
             chosen.append(candidate)
     for c in chosen:
         window = canvas[c.y : c.y + c.side, c.x : c.x + c.side]
         image = sprite(c.name, c.size, c.colour).astype(np.float32)
         window += image[..., 3:] / 255 * (image[..., :3] - window)
-    return chosen, canvas
+    odd = _unexplained(pixels, canvas)
+
+    def is_clear(c: _Candidate) -> bool:
+        """Not garbled: most of its patches are explained."""
+        rows, columns = (slice(p // 4, (p + c.side) // 4 - 1) for p in (c.y, c.x))
+        return bool(odd[rows, columns].mean() <= 0.5)
+
+    shown = tuple(c.thing for c in chosen if is_clear(c))
+    found = Judged(Scene.of(shown, where).things, where, float(odd.mean()))
+    return found, float(((pixels - canvas) ** 2).mean())
 
 
 def _nudge(difference: np.ndarray, where: str, start: _Candidate) -> _Candidate:
@@ -236,11 +243,13 @@ def _patches(values: np.ndarray) -> np.ndarray:
     return (halves[1:, 1:] + halves[1:, :-1] + halves[:-1, 1:] + halves[:-1, :-1]) / 4
 
 
-def _unexplained(pixels: np.ndarray, canvas: np.ndarray) -> float:
+def _unexplained(pixels: np.ndarray, canvas: np.ndarray) -> np.ndarray:
+    """Which patches show something else than the canvas, bool (15, 15)."""
     residue = _patches(((pixels - canvas) ** 2).mean(-1))
     means = np.stack([_patches(canvas[..., c]) for c in range(3)])
     variance = _patches((canvas**2).mean(-1)) - (means**2).mean(0)
-    return float((residue > RESIDUE + SOFTNESS * variance).mean())
+    odd: np.ndarray = residue > RESIDUE + SOFTNESS * variance
+    return odd
 
 
 def judge(picture: np.ndarray | Image.Image) -> Judged:
@@ -269,13 +278,10 @@ def judge(picture: np.ndarray | Image.Image) -> Judged:
         tries.append((second, TILE))
     best, least = None, np.inf
     for where, step in (*tries, *((name, 2) for name, _ in tries)):
-        if step < TILE and best is not None and best.unexplained <= CLEAN:
-            break  # things stand on the tiles, and nothing is left to look for between them
-        chosen, canvas = _explain(pixels, where, step)
-        found = Judged(
-            Scene.of([c.thing for c in chosen], where).things, where, _unexplained(pixels, canvas)
-        )
-        cost = found.unexplained + float(((pixels - canvas) ** 2).mean()) / 65025
+        if step < TILE and best is not None and not CLEAN < best.unexplained < LOST:
+            break  # nothing is left to look for between the tiles, or it is no toybox picture
+        found, error = _explain(pixels, where, step)
+        cost = found.unexplained + error / 65025
         if cost < least:
             best, least = found, cost
     assert best is not None
@@ -311,9 +317,7 @@ def check(judged: Judged, facts: Mapping[str, Any], exact: bool = True) -> bool:
         if group.get("place") and any(t.place != group["place"] for t in found):
             return False
         members.append(found)
-    if exact and (
-        judged.unexplained > CLEAN or sum(map(len, members)) != len(judged.things)
-    ):
+    if exact and (judged.unexplained > CLEAN or sum(map(len, members)) != len(judged.things)):
         return False
     if facts.get("relation"):
         i, name, j = facts["relation"]
@@ -512,10 +516,13 @@ def validate(count: int = 200, seed: int = 0) -> list[dict[str, Any]]:
             shown = soften(wrong, rng) if (index + number) % 2 else wrong
             rejected = not check(judge(shown), facts_of(scene))
             tally.setdefault(("wrong", fact, "rejected"), []).append(rejected)
+    order = ("render", "soft", "wrong")
     return [
         {"condition": condition, "fact": fact, "metric": metric,
          "value": sum(values) / len(values), "n": len(values)}
-        for (condition, fact, metric), values in tally.items()
+        for (condition, fact, metric), values in sorted(
+            tally.items(), key=lambda item: order.index(item[0][0])
+        )
     ]  # fmt: skip
 
 

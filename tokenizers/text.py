@@ -19,7 +19,7 @@ SPACE = "\u2581"  # how SentencePiece spells a space inside its pieces
 
 
 def train(lines: Iterable[str], path: Path, size: int) -> None:
-    """Train a unigram model of `size` pieces and write it to `path`.
+    """Train a byte-pair model of `size` pieces and write it to `path`.
 
     Raises:
         ValueError: the text is too little for so many pieces.
@@ -30,9 +30,9 @@ def train(lines: Iterable[str], path: Path, size: int) -> None:
             sentence_iterator=iter(lines),
             model_writer=model,
             vocab_size=size,
-            model_type="unigram",
+            model_type="bpe",
             byte_fallback=True,
-            character_coverage=1.0,
+            character_coverage=0.9995,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,

@@ -2,8 +2,9 @@
 
     sample -> turns -> text ids | picture codes and views -> ids, loss mask -> rows, padded right
 
-The samples of a step are sorted by length and cut into micro-batches, so that every step holds
-all kinds of data and little padding. Everything is a pure function of (seed, step).
+The samples of POOL steps are sorted by length and cut into micro-batches, which are dealt to the
+steps in turn: every step holds short and long ones of all kinds, with little padding. Everything is
+a pure function of (seed, step).
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ from unified.toybox.samples import Sample
 from unified.toybox.scene import Scene, render
 
 
+POOL = 4  # steps whose samples are sorted together
+
+
 @dataclass(frozen=True)
 class Batch:
-    """ids, labels: (B, S); views: (N, 3, H, W) in reading order; share: of the step's loss."""
+    """ids, labels: (B, S); views: (N, 3, H, W) in reading order."""
 
     ids: torch.Tensor
     labels: torch.Tensor
@@ -59,26 +63,35 @@ class Conversations:
         self.user_views, self.shift, self.dropout = user_views, shift, dropout
         self.micro_batch, self.device = micro_batch, device
 
-    def batches(self, samples: list[Sample], rng: random.Random) -> list[Batch]:
-        """One step's samples -> its micro-batches."""
-        scenes = [p for s in samples for t in s.turns for p in t.parts if isinstance(p, Scene)]
-        codes, rebuilt = self._encode(scenes)
+    def batches(self, samples: list[Sample], rng: random.Random) -> list[list[Batch]]:
+        """The samples of POOL steps -> the micro-batches of each step."""
         rows = []
-        index = 0
-        for sample in samples:
-            count = sum(isinstance(p, Scene) for t in sample.turns for p in t.parts)
-            rows.append(self._row(sample, codes, rebuilt, scenes, index, rng))
-            index += count
+        for first in range(0, len(samples), 64):  # so many pictures are encoded at once
+            rows += self._rows(samples[first : first + 64], rng)
         rows.sort(key=lambda row: len(row.sequence))
         parts = [rows[i : i + self.micro_batch] for i in range(0, len(rows), self.micro_batch)]
+        return [self._step(parts[k::POOL]) for k in range(POOL)]
+
+    def _rows(self, samples: list[Sample], rng: random.Random) -> list[_Row]:
+        scenes = [p for s in samples for t in s.turns for p in t.parts if isinstance(p, Scene)]
+        codes, rebuilt = self._encode(scenes)
+        rows, index = [], 0
+        for sample in samples:
+            rows.append(self._row(sample, codes, rebuilt, scenes, index, rng))
+            index += sum(isinstance(p, Scene) for t in sample.turns for p in t.parts)
+        return rows
+
+    def _step(self, parts: list[list[_Row]]) -> list[Batch]:
         start = self.layout.vocabulary.image_start
         targets = [
             token >= start
+            for rows in parts
             for row in rows
             for token, loss in zip(row.sequence.ids, row.sequence.loss, strict=True)
             if loss
         ]
-        return [self._pad(part, len(targets) - sum(targets), sum(targets)) for part in parts]
+        codes = sum(targets)
+        return [self._pad(rows, len(targets) - codes, codes) for rows in parts]
 
     @torch.no_grad()
     def _encode(self, scenes: list[Scene]) -> tuple[list[tuple[int, ...]], torch.Tensor]:
@@ -147,9 +160,9 @@ def shifted(picture: np.ndarray, most: int, rng: random.Random) -> np.ndarray:
 
 
 def mixed(
-    draw: Callable[[str, int], Sample], mix: dict[str, float], step: int, size: int, seed: int
+    draw: Callable[[str, int], Sample], mix: dict[str, float], pool: int, size: int, seed: int
 ) -> tuple[list[Sample], random.Random]:
-    """The samples of a step: `size` tasks by weight, each sample of its own index."""
-    rng = random.Random(f"{seed}/mix/{step}")
+    """The `size` samples of a pool: tasks by weight, each sample of its own index."""
+    rng = random.Random(f"{seed}/mix/{pool}")
     tasks = rng.choices(list(mix), list(mix.values()), k=size)
-    return [draw(task, step * size + k) for k, task in enumerate(tasks)], rng
+    return [draw(task, pool * size + k) for k, task in enumerate(tasks)], rng

@@ -19,7 +19,7 @@ from unified.sequence import Text, Turn
 from unified.tokenizers.image import ImageTokenizer
 from unified.tokenizers.text import TextTokenizer
 from unified.toybox.samples import sample
-from unified.train.conversations import Batch, Conversations, mixed
+from unified.train.conversations import POOL, Batch, Conversations, mixed
 from unified.train.loop import LoopConfig, fit
 
 
@@ -65,7 +65,11 @@ def build(
         user_picture=config.user_picture,
     )
     unified._attn_implementation = attention_implementation(device)
-    return UnifiedForConditionalGeneration(unified).to(device)
+    model = UnifiedForConditionalGeneration(unified)
+    book = codec.codebook.detach().cpu().float()
+    if book.shape == model.code_embedding.weight.shape:  # patches that look alike start alike
+        model.code_embedding.weight.data.copy_((book - book.mean(0)) / book.std())
+    return model.to(device)
 
 
 class ModelStage:
@@ -81,12 +85,20 @@ class ModelStage:
             dropout=config.dropout, micro_batch=config.micro_batch, device=device,
         )
 
+        size = config.loop.batch_size
+        if size % config.micro_batch:
+            raise ValueError(f"batch_size {size} is no multiple of micro_batch {config.micro_batch}")
+        self._pool: tuple[int, list[list[Batch]]] = (-1, [])
+
     def batch(self, step: int) -> list[Batch]:
-        samples, rng = mixed(
-            lambda task, index: sample(task, self.seed, index), self.config.mix, step,
-            self.config.loop.batch_size, self.seed,
-        )
-        return self.conversations.batches(samples, rng)
+        pool, place = divmod(step, POOL)
+        if self._pool[0] != pool:
+            samples, rng = mixed(
+                lambda task, index: sample(task, self.seed, index), self.config.mix, pool,
+                self.config.loop.batch_size * POOL, self.seed,
+            )
+            self._pool = (pool, self.conversations.batches(samples, rng))
+        return self._pool[1][place]
 
     def loss(self, part: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         text, image = self.model.target_losses(part.ids, part.views, part.labels)

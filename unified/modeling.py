@@ -81,6 +81,9 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, UnderstandingEncoder):
             nn.init.normal_(module.position, std=0.02)
+        elif isinstance(module, UnifiedForConditionalGeneration):
+            # at 0.02 the two-layer aligner would whisper beside the embedding of places
+            nn.init.normal_(module.code_embedding.weight, std=1.0)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.decoder.get_input_embeddings()

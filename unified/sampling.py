@@ -107,6 +107,5 @@ def choose(
     if temperature == 0:
         return int(logits.argmax())
     logits = filter_logits(logits.float() / temperature, top_k, top_p, min_p)
-    uniform = torch.rand(logits.shape, generator=generator)
-    gumbel = -torch.log(-torch.log(uniform.clamp_min(1e-20)).clamp_min(1e-20))
-    return int((logits.cpu() + gumbel).argmax())
+    noise = torch.empty(logits.shape).exponential_(generator=generator)  # -log of it is Gumbel
+    return int((logits.cpu() - noise.log()).argmax())

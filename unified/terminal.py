@@ -24,6 +24,7 @@ COLUMNS = 64  # at most, of half blocks
 CELLS = 32  # columns of a picture in real pixels
 UPPER_HALF = "\N{UPPER HALF BLOCK}"
 KITTY_CHUNK = 4096
+TURNING = "\u202a\u202b\u202d\u202e\u2066\u2067\u2068"  # reorder what follows them
 
 
 def ability(stream: TextIO, environment: Mapping[str, str] = os.environ) -> str:
@@ -119,9 +120,20 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or not _is_control(c))
 
 
+def explain(error: BaseException) -> str:
+    """An error as one line for the person at the terminal."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+        if not isinstance(error, (ValueError, OSError)) or not text:
+            text = f"{type(error).__name__}: {text}".rstrip(": ")
+    return printable(" ".join(text.split()))
+
+
 def _is_control(character: str) -> bool:
     code = ord(character)
-    return code < 32 or 127 <= code < 160 or character in "\u202a\u202b\u202d\u202e\u2066\u2067\u2068"
+    return code < 32 or 127 <= code < 160 or character in TURNING
 
 
 def _has_blocks(stream: TextIO) -> bool:

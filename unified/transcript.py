@@ -19,6 +19,7 @@ from PIL import Image
 from unified.media.picture import (
     MediaError,
     free_names,
+    metadata,
     named,
     read,
     save_png,
@@ -45,13 +46,15 @@ class Transcript:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def save(transcript: Transcript, path: Path) -> Path:
+def save(transcript: Transcript, path: Path, overwrite: bool = True) -> Path:
     """Write the pictures, then the JSON; a kill leaves the transcript that was there before.
 
     Args:
         path: a .json file, or a folder (made if need be) that gets a transcript.json.
+        overwrite: False leaves an existing transcript alone.
 
     Raises:
+        FileExistsError: the file is there and `overwrite` is False.
         MediaError: the place cannot be written to, said in one sentence.
     """
     path = file_of(path)
@@ -63,10 +66,14 @@ def save(transcript: Transcript, path: Path) -> Path:
         ]
         data = {"format": FORMAT, **transcript.facts, "messages": messages}
         text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-        write_atomic(path, text.encode("utf-8", "replace"))
+        write_atomic(path, text.encode("utf-8", "replace"), overwrite)
     except OSError as error:
+        if isinstance(error, FileExistsError) and path.is_file():
+            raise
         reason = error.strerror or "unknown error"
-        raise MediaError(f"{named(path)}: cannot be written ({reason}); choose another place") from None
+        raise MediaError(
+            f"{named(path)}: cannot be written ({reason}); choose another place"
+        ) from None
     return path
 
 
@@ -90,7 +97,7 @@ def load(path: Path) -> Transcript:
     except OSError as error:
         raise ValueError(f"{name}: cannot be read ({error.strerror}); check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise ValueError(f"{name}: not a transcript (no JSON); give the file a chat saved") from None
+        raise ValueError(f"{name}: not a transcript; give the file a chat saved") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"{name}: not a transcript; give the file a chat saved")
     stored = data.get("messages")
@@ -127,17 +134,25 @@ def _stored(part: dict[str, Any], path: Path) -> dict[str, Any]:
     if part["type"] != "image":
         return part
     image: Image.Image = part["image"].convert("RGB")
-    known = part.get("path")
-    if known and _holds(path.parent / Path(known).name, image):
-        return {"type": "image", "path": Path(known).name}
-    for candidate in free_names(path.with_name(f"{path.stem}-picture.png")):
-        if not candidate.exists():
-            save_png(image, candidate)
-        elif not _holds(candidate, image):
+    known = Path(part.get("path") or f"{path.stem}-picture.png")
+    for candidate in free_names(path.with_name(known.name)):
+        if _holds(candidate, image):
+            break
+        try:
+            save_png(image, candidate, _made(known), overwrite=False)
+            break
+        except FileExistsError:  # another picture of that name
             continue
-        part["path"] = str(candidate)
-        return {"type": "image", "path": candidate.name}
-    raise AssertionError("names do not end")
+    part.setdefault("path", str(candidate))
+    return {"type": "image", "path": candidate.name}
+
+
+def _made(path: Path) -> dict[str, Any]:
+    """What a picture's file says about how it was made, if it is there."""
+    try:
+        return metadata(path)
+    except MediaError:
+        return {}
 
 
 def _holds(path: Path, image: Image.Image) -> bool:

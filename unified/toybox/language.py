@@ -129,12 +129,6 @@ NATURAL = {
     "guitar": "red", "drum": "red", "rabbit": "gray", "flower": "yellow", "snail": "brown",
     "mushroom": "red", "robot": "gray",
 }  # fmt: skip
-CATEGORIES = {  # category -> singular, plural words
-    "animal": (("animal", "animals"),),
-    "food": (("food", "foods"),),
-    "vehicle": (("vehicle", "vehicles"),),
-    "plant": (("plant", "plants"),),
-}
 FRUIT = (
     "apple", "banana", "grapes", "strawberry", "watermelon", "lemon", "pear", "pineapple",
 )  # fmt: skip

@@ -1,0 +1,157 @@
+"""Options that several verbs share: their names, limits and help, written once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unified.chat import MAX_SEED
+
+SAMPLING = "How pictures are sampled (by default, as the model was tuned)"
+
+
+class Schedule(StrEnum):
+    """How guidance moves over the codes of a picture; the sampling module defines them."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+    clamped_linear = "clamped-linear"
+    parametrised_cosine = "parametrised-cosine"
+
+
+def whole(seed: int | None) -> int | None:
+    """A seed as it is, refused where a JSON reader would round it."""
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise typer.BadParameter(f"{seed} is not a whole number from 0 to 2^53")
+    return seed
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="SOURCE", help="Model directory; by default the shipped weights."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="NAME", help="cpu, cuda or cuda:1; by default a GPU if there is one."
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        callback=whole,
+        help="Chance: the same seed, the same result.",
+    ),
+]
+ChatSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", metavar="N", callback=whole, help="Chance of the first reply; 0 by default."
+    ),
+]
+RecipeSeed = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", callback=whole, help="Instead of the recipe's."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-scale",
+        metavar="X",
+        min=0,
+        max=100,
+        rich_help_panel=SAMPLING,
+        help="How closely to follow the words; 1 is none and twice as fast.",
+    ),
+]
+GuidanceSchedule = Annotated[
+    Schedule | None,
+    typer.Option(
+        "--schedule",
+        metavar="NAME",
+        rich_help_panel=SAMPLING,
+        help=f"How guidance moves over a picture: {', '.join(Schedule)}.",
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        metavar="X",
+        min=0,
+        max=100,
+        rich_help_panel=SAMPLING,
+        help="0 always takes the likeliest; more is more varied.",
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        metavar="K",
+        min=0,
+        rich_help_panel=SAMPLING,
+        help="Choose among the k likeliest; 0: all.",
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p",
+        metavar="X",
+        min=0,
+        max=1,
+        rich_help_panel=SAMPLING,
+        help="Choose among the likeliest that together reach this probability.",
+    ),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(
+        "--min-p",
+        metavar="X",
+        min=0,
+        max=1,
+        rich_help_panel=SAMPLING,
+        help="Leave out what has less than this share of the likeliest.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a value of the recipe, as chat.loop.steps=100."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="Folder of the run; by default runs/RECIPE."),
+]
+
+
+def sampling_options(
+    guidance_scale: float | None,
+    schedule: Schedule | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+) -> dict[str, Any]:
+    """The options that were given."""
+    options = {
+        "guidance_scale": guidance_scale,
+        "schedule": schedule.value if schedule else None,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+    }
+    return {name: value for name, value in options.items() if value is not None}
