@@ -85,6 +85,21 @@ class Model:
         on_step(1, 1)
         return [Image.new("RGB", (64, 64), (seed + k, 0, 0)) for k in range(n)]
 
+    def draw(self, prompt: str, **settings: Any) -> list[dict[str, Any]]:
+        if "zebra" in prompt:
+            settings["on_step"](1, 1)
+            said = {"type": "text", "text": "I don't know how to draw a zebra."}
+            return [{"role": "assistant", "content": [said]}]
+        said = {"type": "text", "text": "Only part of it. "}
+        return [
+            {
+                "role": "assistant",
+                "content": ([said] if "partly" in prompt else [])
+                + [{"type": "image", "image": image}],
+            }
+            for image in self.generate(prompt, **settings)
+        ]
+
     def ask(self, image: Image.Image, question: str, *, seed: int) -> str:
         return f"{image.width} wide"
 
@@ -147,7 +162,7 @@ def test_verbs_are_listed_in_order(run: Any) -> None:
     out = run("--help").out
     words = [line.strip("│ ").partition(" ")[0] for line in out.splitlines()]
     assert [word for word in words if word in cli.Verbs.order] == list(cli.Verbs.order)
-    assert run().out == out
+    assert run().out.strip() == out.strip()
     assert run("--version").out.startswith("unified ")
 
 
@@ -211,9 +226,7 @@ def test_bad_input_is_one_line(arguments: list[str], words: str, run: Any, tmp_p
     assert files() == before
 
 
-def test_whatever_goes_wrong_below_is_one_line(
-    run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_goes_wrong_below_is_one_line(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[BaseException] = []
 
     def fail(*_: object) -> None:
@@ -289,6 +302,14 @@ def test_generate_as_json(run: Any) -> None:
     found = json.loads(run("generate", "x", "-n", "2", "-o", "x.png", "--json").out)
     assert found["files"] == [{"path": "x.png", "seed": 0}, {"path": "x-1.png", "seed": 1}]
     assert found["prompt"] == "x" and "guidance_scale" in found["settings"]
+
+
+def test_generate_says_what_it_does_not_know(run: Any) -> None:
+    ran = run("generate", "a zebra", "-o", "x.png")
+    assert ran.status == 2 and "I don't know how to draw a zebra." in ran.err and not files()
+    assert run("generate", "a zebra", "-o", "x.png", "--force").status == 0
+    assert run("generate", "partly", "-o", "x.png").out == "Only part of it.\nx.png\n"
+    assert json.loads(run("generate", "partly", "--json").out)["text"] == "Only part of it."
 
 
 def test_ask_answers(run: Any) -> None:
@@ -367,7 +388,7 @@ def test_chats_never_replace_each_other(run: Any) -> None:
     for _ in range(2):
         run("chat", "--save", "here", stdin="Draw a red circle.\n")
     assert files(Path("here")) == [
-        "chat-1-1.png", "chat-1.png", "transcript-1.json", "transcript.json",
+        "chat-1.png", "chat-2.png", "transcript-1.json", "transcript.json",
     ]  # fmt: skip
     for _ in range(2):
         run("chat", stdin="Hello.\n")
@@ -428,6 +449,19 @@ def test_new_and_help(run: Any, model: Model) -> None:
 
 def test_notices_are_told(run: Any) -> None:
     assert "[The oldest 2 messages were left out.]" in run("chat", stdin="forget it\n").out
+
+
+def test_sampling_is_resumed(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def settings(self: Model, **given: Any) -> sampling.Sampling:
+        seen.append(given)
+        return sampling.Sampling(**given)
+
+    monkeypatch.setattr(Model, "settings", settings)
+    run("chat", "--save", "here", "--top-k", "5", "--min-p", "0.1", stdin="Hello.\n")
+    run("chat", "--resume", "here", "--top-k", "6", stdin="Hello.\n")
+    assert seen == [{"top_k": 5, "min_p": 0.1}, {"top_k": 6, "min_p": 0.1}]
 
 
 def test_an_unwritable_folder_does_not_end_the_chat(run: Any) -> None:
@@ -610,6 +644,30 @@ def test_codes_there_and_back(run: Any) -> None:
     assert json.loads(run("tokenizer", "encode", "red.png").out) == found
     assert run("tokenizer", "decode", "red.json", "-o", "back.png").out == "back.png\n"
     assert picture.read("back.png").size == (64, 64)
+
+
+def test_tokenizer_eval_prints_scores(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from unified.eval import tokenizer as judge
+    from unified.tokenizers.image import ImageTokenizer, VQConfig
+
+    rows = [{"metric": "psnr", "value": 30.25, "stderr": 0.5, "n": 9}]
+    seen: dict[str, Any] = {}
+
+    def evaluate(codec: Any, **given: Any) -> list[dict[str, Any]]:
+        seen.update(given, size=codec.spec.codebook_size)
+        return rows
+
+    small = VQConfig(codebook_size=8, encoder_width=8, decoder_width=8, decoder_layers=1,
+                     decoder_heads=1)  # fmt: skip
+    ImageTokenizer(small).save(tmp_path / "codec")
+    monkeypatch.setattr(judge, "evaluate_tokenizer", evaluate)
+    monkeypatch.setattr(judge, "grid", lambda codec, path, **_: Path(path).write_text("grid"))
+    ran = run("tokenizer", "eval", "codec", "--limit", "9", "--grid", "g.png")
+    assert ran.status == 0 and "psnr" in ran.out and "30.25 ± 0.5  (n = 9)\ng.png" in ran.out
+    assert seen == {"count": 9, "seed": 0, "size": 8} and Path("g.png").exists()
+    assert json.loads(run("tokenizer", "eval", "codec", "--json").out) == rows
 
 
 def test_eval_writes_rows(run: Any, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ XTERM = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
         ({**XTERM, "TERM_PROGRAM": "ghostty"}, "kitty"),
         ({**XTERM, "TERM_PROGRAM": "iTerm.app"}, "iterm2"),
         ({**XTERM, "TERM_PROGRAM": "WezTerm"}, "iterm2"),
-        ({**XTERM, "KITTY_WINDOW_ID": "1", "TMUX": "/tmp/tmux"}, "blocks"),
+        ({**XTERM, "KITTY_WINDOW_ID": "1", "TMUX": "1"}, "blocks"),
         ({"TERM": "xterm-256color", "TERM_PROGRAM": "Apple_Terminal"}, "blocks256"),
         ({"TERM": "linux"}, "blocks256"),
         ({**XTERM, "UNIFIED_PICTURES": "kitty"}, "kitty"),

@@ -29,16 +29,16 @@ class VQConfig:
     image_size: int = 64
     patch: int = 8
     channels: int = 3
-    codebook_size: int = 2048
-    code_width: int = 64
+    codebook_size: int = 8192
+    code_width: int = 192
     encoder_width: int = 256
     encoder_layers: int = 1
     encoder_heads: int | None = None
     decoder_width: int = 192
     decoder_layers: int = 4
     decoder_heads: int = 6
-    decay: float = 0.99
-    dead_code_threshold: float = 0.05  # of running hits a step; the mean is about 0.6
+    decay: float = 0.995
+    dead_code_threshold: float = 0.002  # of running hits a step; a rare tile has about 0.02
 
     @property
     def spec(self) -> CodecSpec:
@@ -59,7 +59,6 @@ class PatchEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.encoder_width)
         self.out = nn.Linear(config.encoder_width, config.code_width)
-        # a linear autoencoder beside the deep one: it learns the patches' main axes at once
         self.direct = nn.Linear(config.channels * config.patch**2, config.code_width)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -95,6 +94,18 @@ class ImageTokenizer(nn.Module):
             patch=config.patch,
             channels=config.channels,
         )
+        self._start_linear()
+
+    @torch.no_grad()
+    def _start_linear(self) -> None:
+        """Begin as a linear autoencoder (the direct paths, orthogonal, inverse to each other), the
+        deep paths silent: k-means then places the first codebook among the patches themselves."""
+        nn.init.orthogonal_(self.encoder.direct.weight)
+        self.decoder.direct.weight.copy_(self.encoder.direct.weight.T)
+        for layer in (self.encoder.out, self.decoder.pixels):
+            nn.init.zeros_(layer.weight)
+        for layer in (self.encoder.out, self.encoder.direct, self.decoder.pixels, self.decoder.direct):
+            nn.init.zeros_(layer.bias)
 
     @property
     def spec(self) -> CodecSpec:

@@ -67,8 +67,10 @@ def build(
     unified._attn_implementation = attention_implementation(device)
     model = UnifiedForConditionalGeneration(unified)
     book = codec.codebook.detach().cpu().float()
-    if book.shape == model.code_embedding.weight.shape:  # patches that look alike start alike
-        model.code_embedding.weight.data.copy_((book - book.mean(0)) / book.std())
+    book = (book - book.mean(0)) / book.std()
+    for weight, scale in ((model.code_embedding.weight, 1.0), (model.image_head.down.weight, 0.05)):
+        if book.shape == weight.shape:  # patches that look alike start alike
+            weight.data.copy_(book * scale)
     return model.to(device)
 
 

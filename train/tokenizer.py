@@ -23,8 +23,8 @@ class TokenizerConfig(BaseModel):
 
     model: dict[str, Any] = {}
     loop: LoopConfig
-    unquantized_steps: int = 600  # before k-means places the codebook
-    placing_scenes: int = 1024  # for that k-means
+    unquantized_steps: int = 0  # before k-means places the codebook
+    placing_scenes: int = 4096  # for that k-means
     squared: float = 1.0  # weight of the squared error beside the absolute one
 
 

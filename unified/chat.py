@@ -29,12 +29,12 @@ from unified.terminal import explain, printable
 LONGEST = 1024  # pixels of an attached picture's longer side: models see far fewer
 FOLDER = Path("unified-chat")
 COMMANDS = {
-    "/image": "PATH [question]   show it a picture, with the next message or this question",
-    "/save": "PATH               the last picture (PATH ends in .png), else the transcript",
-    "/seed": "N                  the chance of the next reply: another number, another picture",
-    "/new": "                   start afresh; the conversation so far stays saved",
-    "/help": "                   this list",
-    "/quit": "                   leave; so does Ctrl-D",
+    "/image": ("PATH [question]", "show it a picture, with the next message or this question"),
+    "/save": ("PATH", "the last picture where PATH ends in .png, else the transcript"),
+    "/seed": ("N", "chance of the next reply: another number, another picture"),
+    "/new": ("", "start afresh; the conversation so far stays saved"),
+    "/help": ("", "this list"),
+    "/quit": ("", "leave; so does Ctrl-D"),
 }
 PICTURE_END = re.compile(r"\.(png|jpe?g|webp|gif|bmp)(?=\s|$)", re.IGNORECASE)
 MAX_SEED = 2**53  # whole in any JSON reader
@@ -83,7 +83,11 @@ class Chat:
         sampling: options of the sampling, None or absent for the model's own.
         folder: where pictures and the transcript go; by default unified-chat/DATE-TIME, made when
             there is something to save.
-        resumed: a transcript file to go on with, in its own folder unless `folder` says otherwise.
+        resumed: a transcript file to go on with, in its own folder unless `folder` says otherwise;
+            its seed and sampling options hold where none are given.
+
+    Raises:
+        ValueError: the transcript is damaged, or an option unknown or out of range.
     """
 
     def __init__(
@@ -98,20 +102,24 @@ class Chat:
     ):
         self.model, self.display, self.folder = model, display, folder
         self.sampling = {k: v for k, v in (sampling or {}).items() if v is not None}
-        self.settings: dict[str, Any] = model.settings(**self.sampling).settings()
         self.messages: list[transcript.Message] = []
         self.attached: list[tuple[str, Image.Image]] = []
         self.file: Path | None = None
+        self.drawn = 0  # number of the last picture's file
+        self.trouble = ""  # with saving, as last told
         kept: Any = 0
         if resumed is not None:
             old = transcript.load(resumed)
             self.messages, kept = old.messages, old.facts.get("seed", 0)
+            options = old.facts.get("sampling")
+            self.sampling = {**(options if isinstance(options, dict) else {}), **self.sampling}
             if folder is None:
                 self.file = transcript.file_of(resumed)
                 self.folder = self.file.parent
         if not isinstance(kept, int) or not 0 <= kept <= MAX_SEED:
             kept = 0
         self.seed: int = kept if seed is None else seed
+        self.settings: dict[str, Any] = model.settings(**self.sampling).settings()
 
     def take(self, line: str) -> bool:
         """Do what a line says; False when it says to leave. Bad lines are told and passed over."""
@@ -146,7 +154,8 @@ class Chat:
                 self.messages, self.attached, self.file = [], [], None
                 self.display.note("new conversation")
             case "/help":
-                self.display.help([f"{name} {what}" for name, what in COMMANDS.items()])
+                lines = ((f"{name} {takes}", what) for name, (takes, what) in COMMANDS.items())
+                self.display.help([f"{left:23}{what}" for left, what in lines])
             case "/quit" | "/exit":
                 return False
             case _:
@@ -185,7 +194,7 @@ class Chat:
 
         Raises:
             ValueError: the model cannot read this; the turn is taken back, pictures stay attached.
-            KeyboardInterrupt: again, after the reply was stopped and kept, for who waits outside.
+            KeyboardInterrupt: after the reply was stopped and kept.
         """
         pictures = self.attached
         content: list[dict[str, Any]] = [{"type": "image", "image": im} for _, im in pictures]
@@ -206,6 +215,7 @@ class Chat:
                 self.attached = pictures
                 self.display.ended(reply)
                 raise
+            reply["stopped"] = True
             self._end(reply)
             raise
         self._end(reply)
@@ -253,18 +263,34 @@ class Chat:
         self.messages.append(reply)
         self.display.ended(reply)
         self.seed = min(self.seed + 1, MAX_SEED)
-        self.save()
+        try:
+            self.save()
+        except (MediaError, OSError) as error:
+            self._complain(error)
 
     def _keep(self, part: dict[str, Any], prompt: str) -> Path | None:
         """Save a drawn picture under a name of its own; where it cannot be, say so and go on."""
         made = {"prompt": prompt, **facts(self.model, self.seed, self.settings)}
         try:
-            path = picture.save_new(part["image"], self._place() / "chat-1.png", made)
+            place = self._place()
+            while True:
+                self.drawn += 1
+                try:
+                    path = place / f"chat-{self.drawn}.png"
+                    picture.save_png(part["image"], path, made, overwrite=False)
+                except FileExistsError:  # another chat's, or ours of before
+                    continue
+                part["path"] = str(path)
+                return path
         except (MediaError, OSError) as error:
-            self.display.error(explain(error))
+            self._complain(error)
             return None
-        part["path"] = str(path)
-        return path
+
+    def _complain(self, error: Exception) -> None:
+        """Tell what hinders saving, once; the chat goes on."""
+        if explain(error) != self.trouble:
+            self.trouble = explain(error)
+            self.display.error(self.trouble)
 
     def _place(self) -> Path:
         """The folder of this chat, made now if it is not there."""
@@ -298,14 +324,14 @@ class Chat:
                 for part in transcript.parts(message)
             ]
             if message["role"] == "assistant" and not content:
-                out.pop()
+                del out[-1:]
             else:
                 out.append({"role": message["role"], "content": content})
         return out
 
     def _transcript(self) -> transcript.Transcript:
         made = facts(self.model, self.seed, self.settings)
-        return transcript.Transcript(self.messages, made)
+        return transcript.Transcript(self.messages, {**made, "sampling": self.sampling})
 
 
 def facts(model: Any, seed: int, settings: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import typer.core
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from unified import __version__
+from unified import __version__, terminal
 from unified.chat import facts
 from unified.media import picture
 from unified.media.picture import free_names, named
@@ -45,6 +45,7 @@ from unified.options import (
 from unified.terminal import explain, printable
 
 FAILED, INTERRUPTED = 2, 130
+SHOWN = 4  # pictures of one command that a terminal shows
 # typer carries its own copy of click in some versions; the base of its errors is found by name
 CLICK_ERROR: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
@@ -165,6 +166,9 @@ def generate(
         int, typer.Option("--n", "-n", metavar="N", min=1, max=256, help="How many pictures.")
     ] = 1,
     seed: Seed = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Draw even what the model would decline.")
+    ] = False,
     model: Model = None,
     as_json: AsJson = False,
     device: Device = None,
@@ -177,7 +181,8 @@ def generate(
 ) -> None:
     """Draw a picture from words and save it as PNG.
 
-    The prompt, seed, settings and model are kept in the PNG's metadata. Of several pictures (--n),
+    What the model says to the prompt is printed; where it knows nothing of what is asked, it says
+    so and draws nothing, unless --force is given. The prompt, seed, settings and model are kept in the PNG's metadata. Of several pictures (--n),
     the first has this seed, the second the next one, and so on.
     """
     prompt = _text(prompt, "the prompt", "say what to draw")
@@ -187,7 +192,15 @@ def generate(
     handle = _load(model, device)
     settings = handle.settings(**sampling).settings()
     with _bar("Drawing") as step:
-        images = handle.generate(prompt, n=n, seed=seed, on_step=step, **sampling)
+        if force:
+            images, said = handle.generate(prompt, n=n, seed=seed, on_step=step, **sampling), ""
+        else:
+            replies = handle.draw(prompt, n=n, seed=seed, on_step=step, **sampling)
+            images, said = _drawn(replies)
+    if not images:
+        raise ValueError(f"nothing was drawn. The model says: {said or '(nothing)'}")
+    if said and not as_json:
+        print(printable(said))
     files = []
     for k, image in enumerate(images):
         made = {"prompt": prompt, **facts(handle, seed + k, settings)}
@@ -197,9 +210,18 @@ def generate(
             path = picture.save_new(image, target, made)
         files.append({"path": str(path), "seed": seed + k})
         if not as_json:
-            print(named(path))
+            if len(images) <= SHOWN and sys.stdout.isatty():
+                print(terminal.picture(image, terminal.ability(sys.stdout)), end="")
+            print(named(path), flush=True)
     if as_json:
-        _json({"files": files, "prompt": prompt, **facts(handle, seed, settings)})
+        _json({"files": files, "text": said, "prompt": prompt, **facts(handle, seed, settings)})
+
+
+def _drawn(replies: list[dict[str, Any]]) -> tuple[list[Any], str]:
+    """The pictures of several replies, and what the first of them says."""
+    parts = [part for reply in replies for part in reply["content"]]
+    words = [part["text"] for part in replies[0]["content"] if part["type"] == "text"]
+    return [part["image"] for part in parts if part["type"] == "image"], "".join(words).strip()
 
 
 @app.command(epilog='Example: unified ask cat.png "How many cats are there?"')
@@ -285,9 +307,7 @@ def tokenizer_eval(
         Path | None,
         typer.Option(metavar="FILE.png", help="Save originals above their reconstructions."),
     ] = None,
-    limit: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How many held-out scenes.")
-    ] = 1000,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many held-out scenes.")] = 512,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -299,16 +319,15 @@ def tokenizer_eval(
 
         codec = _codec(model)
     with _status("Judging the tokenizer"):
-        values = judge.evaluate_tokenizer(codec, limit=limit, seed=seed)
-    if grid is not None:
-        picture.save_png(judge.grid(codec, seed=seed), grid)
+        rows = judge.evaluate_tokenizer(codec, count=limit, seed=seed)
+        if grid is not None:
+            judge.grid(codec, grid, seed=seed)
     if as_json:
-        _json(values)
+        _json(rows)
         return
-    width = max(map(len, values))
-    for name, value in values.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else value
-        print(f"{name:{width}}  {shown}")
+    for row in rows:
+        spread = f" ± {row['stderr']:.2g}" if row["stderr"] else ""
+        print(f"{row['metric']:14}{row['value']:.4g}{spread}  (n = {row['n']})")
     if grid is not None:
         print(named(grid))
 
@@ -332,6 +351,8 @@ def tokenizer_encode(
     codes = handle.encode(handle.processor.image_processor.pixels(image))
     value = {"grid": list(spec.grid), "codebook_size": spec.codebook_size, "codes": codes}
     _json(value, out)
+    if out is not None:
+        print(named(out))
 
 
 @tokenizer_app.command("decode", epilog="Example: unified tokenizer decode cat.json -o cat.png")
@@ -400,15 +421,19 @@ def doctor(model: Model = None, device: Device = None, as_json: AsJson = False) 
     """
     from unified.doctor import MARKS, examine
 
-    checks = []
-    with _status("Checking") as status:
-        for check in examine(model, device):
-            checks.append(check)
-            if not as_json:
-                print(f"{MARKS[check.status]} {check.name}: {check.found}", flush=True)
-                if check.advice:
-                    print(f"     {check.advice}", flush=True)
-            status(check.next)
+    findings = examine(model, device, terminal.ability(sys.stdout))
+    checks, doing = [], "Checking"
+    while True:
+        with _status(doing):
+            check = next(findings, None)
+        if check is None:
+            break
+        checks.append(check)
+        doing = check.next
+        if not as_json:
+            print(f"{MARKS[check.status]} {check.name}: {check.found}", flush=True)
+            if check.advice:
+                print(f"     {check.advice}", flush=True)
     failed = any(check.status == "fail" for check in checks)
     if as_json:
         _json({"ok": not failed, "checks": [check.row() for check in checks]})
@@ -568,7 +593,8 @@ def _usage(error: Any) -> int:
             options = [o for p in command.params for o in p.opts if o.startswith("--")]
             text = f"No such option: {error.option_name}; one of {', '.join([*options, '--help'])}"
         elif text.startswith("No such command"):
-            text = text.partition(". Did you mean")[0] + f"; one of {', '.join(command.list_commands(context))}"
+            verbs = ", ".join(command.list_commands(context))
+            text = f"{text.partition('. Did you mean')[0]}; one of {verbs}"
         else:
             text += f"; see {context.command_path} --help"
     _say(f"error: {printable(text)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,17 +37,20 @@ class Check:
         return {key: getattr(self, key) for key in keys}
 
 
-def examine(model: str | None = None, device: str | None = None) -> Iterator[Check]:
+def examine(
+    model: str | None = None, device: str | None = None, pictures: str = "none"
+) -> Iterator[Check]:
     """All checks, as they are done; those that need what failed before are left out.
 
     Args:
         model: a model directory; by default the shipped weights.
         device: as for `unified.handle.load`.
+        pictures: what the terminal can show, one of `terminal.ABILITIES`.
     """
     yield _python()
     packages = _packages()
     yield packages
-    yield _terminal()
+    yield _terminal(pictures)
     yield _place()
     if packages.status == "fail":
         return
@@ -77,8 +79,7 @@ def _packages() -> Check:
     return Check("packages", "ok", ", ".join(found))
 
 
-def _terminal() -> Check:
-    ability = terminal.ability(sys.stdout)
+def _terminal(ability: str) -> Check:
     found = {
         "kitty": "shows pictures (kitty graphics)",
         "iterm2": "shows pictures (iTerm2 inline images)",
@@ -88,7 +89,7 @@ def _terminal() -> Check:
     }[ability]
     columns = shutil.get_terminal_size().columns
     if ability == "none":
-        if not sys.stdout.isatty():
+        if not os.isatty(1):
             return Check("terminal", "ok", f"{found}: output is no terminal")
         advice = f"Pictures are saved all the same. {terminal.SETTING}=blocks shows them anyway."
         return Check("terminal", "warn", found, advice)

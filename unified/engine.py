@@ -15,7 +15,7 @@ import torch
 
 from unified.cache import block_cache
 from unified.grammar import Grammar
-from unified.modeling import UnifiedForConditionalGeneration
+from unified.modeling import UnifiedForConditionalGeneration, code_places
 from unified.sampling import Sampling, choose, guidance_weight
 from unified.tokenizers.image import ImageTokenizer
 
@@ -27,7 +27,8 @@ class Request:
     Attributes:
         ids: the conversation so far, `<assistant>` opened last.
         views: (N, C, H, W) in [-1, 1], one for each view in `ids`.
-        draw: "auto": the model decides; "never"; "only": one picture at once and nothing else.
+        draw: "auto": the model decides; "never"; "first": as auto, over at its first picture;
+            "only": one picture at once and nothing else, whatever the model would say.
         most: ids at most in the reply; it is ended there, a begun picture completed first.
     """
 
@@ -39,8 +40,8 @@ class Request:
     most: int = 400
 
     def __post_init__(self) -> None:
-        if self.draw not in ("auto", "never", "only"):
-            raise ValueError(f"unknown draw {self.draw!r}; one of auto, never, only")
+        if self.draw not in ("auto", "never", "first", "only"):
+            raise ValueError(f"unknown draw {self.draw!r}; one of auto, never, first, only")
 
 
 @dataclass
@@ -153,13 +154,13 @@ class Engine:
             )
             return vocabulary.image_start + code
         if request.draw == "only":
-            return vocabulary.control("end" if row.reply.pictures else "image")
+            return vocabulary.control("image")
         room = min(request.most, self.context - len(request.ids)) - len(row.reply.ids)
         if room <= 1:
             return vocabulary.control("end")
         block = self.layout.image_length + self.layout.view_length + 5
         allowed = torch.full_like(logits, -torch.inf)
-        for choice in row.grammar.choices(draw=request.draw == "auto" and room > block):
+        for choice in row.grammar.choices(draw=request.draw != "never" and room > block):
             allowed[choice.start : choice.stop] = 0
         return choose(logits + allowed, row.generator, temperature=sampling.text_temperature)
 
@@ -174,7 +175,7 @@ class Engine:
             picture = self.codec.decode(torch.tensor([row.codes], device=device))[0]
             row.reply.pictures.append(picture)
             row.codes = []
-            if row.request.draw == "only":
+            if row.request.draw in ("first", "only"):
                 row.done, row.reply.reason = True, "picture"
         elif token == vocabulary.control("end"):
             row.done = True
@@ -214,8 +215,6 @@ class Engine:
             features = self.model.encoder(torch.cat([p.to(device) for p in parts]))
             if row is not None and row.reply.pictures:  # a view half written has fewer slots
                 features = features.flatten(0, 1)[:open_views][None]
-        from unified.modeling import code_places
-
         places = code_places(
             tensor, self.vocabulary.control("image"), self.vocabulary.image_start
         )
@@ -254,8 +253,6 @@ class _Batch:
         self.length = self.mask.sum(1)
         views = [row.request.views for row in rows if row.request.views is not None]
         features = self.model.encoder(torch.cat(views).to(self.device)) if views else None
-        from unified.modeling import code_places
-
         places = code_places(ids, vocabulary.control("image"), vocabulary.image_start)
         positions = (self.mask.cumsum(1) - 1).clamp_min(0)
         embeds = self.model.embed(ids, places, features)

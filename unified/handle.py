@@ -143,20 +143,33 @@ class Unified:
         self, prompt: str | list[str], *, n: int = 1, seed: int = 0, batch_size: int = 32,
         on_step: Callable[[int, int], None] | None = None, **sampling: Any,
     ) -> list[Image.Image]:
-        """Draw `n` pictures of each prompt, whatever the prompt says (forced).
+        """Draw `n` pictures of each prompt, whatever the model would say to it (forced).
 
         Picture k of all is drawn with seed + k. `on_step(done, total)` counts codes.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        requests = []
-        for text in prompts:
-            message = {"role": "user", "content": text}
-            fitted = self._fit([message], self.layout.image_length + 2)[0]
-            for _ in range(n):
-                request = self._request(fitted, seed + len(requests), 400, sampling)
-                requests.append(replace(request, draw="only"))
-        replies = self._run(requests, batch_size, on_step)
+        replies = self._draw("only", prompt, n, seed, batch_size, on_step, sampling)
         return [UnifiedImageProcessor.picture(reply.pictures[0]) for reply in replies]
+
+    def draw(
+        self, prompt: str | list[str], *, n: int = 1, seed: int = 0, batch_size: int = 32,
+        on_step: Callable[[int, int], None] | None = None, **sampling: Any,
+    ) -> list[Message]:
+        """Like `generate`, but the model may speak first, and need not draw what it does not know:
+        replies as messages, each over at its first picture."""
+        replies = self._draw("first", prompt, n, seed, batch_size, on_step, sampling)
+        return [self._message(reply) for reply in replies]
+
+    def _draw(
+        self, how: str, prompt: str | list[str], n: int, seed: int, batch_size: int,
+        on_step: Callable[[int, int], None] | None, sampling: dict[str, Any],
+    ) -> list[Reply]:
+        requests: list[Request] = []
+        for text in [prompt] if isinstance(prompt, str) else prompt:
+            fitted = self._fit([{"role": "user", "content": text}], 200)[0]
+            for _ in range(n):
+                request = self._request(fitted, seed + len(requests), 200, sampling)
+                requests.append(replace(request, draw=how))
+        return self._run(requests, batch_size, on_step)
 
     def ask(
         self, image: Image.Image | list[Image.Image], question: str | list[str], *,
@@ -168,7 +181,7 @@ class Unified:
         questions = [question] * len(images) if isinstance(question, str) else list(question)
         if len(images) != len(questions):
             raise ValueError(f"{len(images)} pictures but {len(questions)} questions")
-        requests = []
+        requests: list[Request] = []
         for k, (picture, text) in enumerate(zip(images, questions, strict=True)):
             content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
             prompt = self._fit([{"role": "user", "content": content}], 100, "view")[0]
