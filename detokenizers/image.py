@@ -16,8 +16,15 @@ class PatchDecoder(nn.Module):
     """Code vectors -> pixels: transformer over the grid, then one linear map a patch."""
 
     def __init__(
-        self, *, code_width: int, width: int, layers: int, heads: int, grid: tuple[int, int],
-        patch: int, channels: int = 3,
+        self,
+        *,
+        code_width: int,
+        width: int,
+        layers: int,
+        heads: int,
+        grid: tuple[int, int],
+        patch: int,
+        channels: int = 3,
     ):
         super().__init__()
         self.grid, self.patch = grid, patch

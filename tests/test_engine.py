@@ -44,9 +44,7 @@ def requests(tiny: Unified, **settings: object) -> list[Request]:
 def test_cached_equals_naive_and_batched_equals_alone(
     tiny: Unified, eager: Engine, guidance: float, temperature: float
 ) -> None:
-    batch = requests(
-        tiny, guidance_scale=guidance, temperature=temperature, text_temperature=1.0
-    )
+    batch = requests(tiny, guidance_scale=guidance, temperature=temperature, text_temperature=1.0)
     together = eager.run(batch)
     assert any(reply.pictures for reply in together)
     for request, reply in zip(batch, together, strict=True):
@@ -94,9 +92,7 @@ def test_filters_keep_the_likeliest() -> None:
     assert filter_logits(logits, top_p=0.0).isfinite().tolist() == [True, False, False, False]
     assert filter_logits(logits, top_p=0.7).isfinite().tolist() == [True, True, False, False]
     assert filter_logits(logits, min_p=0.2).isfinite().tolist() == [True, True, False, False]
-    draws = [
-        choose(logits, torch.Generator().manual_seed(s), temperature=1.0) for s in range(2000)
-    ]
+    draws = [choose(logits, torch.Generator().manual_seed(s), temperature=1.0) for s in range(2000)]
     share = torch.bincount(torch.tensor(draws), minlength=4) / 2000
     assert torch.allclose(share, logits.softmax(0), atol=0.04)
 

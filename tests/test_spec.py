@@ -16,9 +16,7 @@ from unified.vocabulary import CONTROL, Vocabulary
 LAYOUT = Layout(Vocabulary(text_size=50, image_size=20), image_length=6, view_length=3)
 texts = st.lists(st.integers(0, 49), min_size=1, max_size=5).map(lambda ids: Text(tuple(ids)))
 codes = st.lists(st.integers(0, 19), min_size=6, max_size=6).map(tuple)
-pictures = st.one_of(
-    st.builds(Picture, codes, st.booleans()), st.just(Picture(None, view=True))
-)
+pictures = st.one_of(st.builds(Picture, codes, st.booleans()), st.just(Picture(None, view=True)))
 turns = st.builds(
     Turn, st.sampled_from(("user", "assistant")), st.lists(texts | pictures, max_size=5).map(tuple)
 )
@@ -33,8 +31,10 @@ def joined(turn: Turn) -> Turn:
         if isinstance(part, Text) and isinstance(last, Text):
             parts[-1] = Text(last.ids + part.ids)
         elif (
-            isinstance(part, Picture) and isinstance(last, Picture)
-            and part.codes is None and not last.view
+            isinstance(part, Picture)
+            and isinstance(last, Picture)
+            and part.codes is None
+            and not last.view
         ):
             parts[-1] = Picture(last.codes, view=True)
         else:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from unified.tokenizers.text import TextTokenizer, train
 from unified.vocabulary import CONTROL
 
-WORDS = "draw a red blue green circle square cat dog on the left of beach night please what is".split()
+WORDS = (
+    "draw a red blue green circle square cat dog on the left of beach night please what is".split()
+)
 LINES = [" ".join(random.Random(k).choices(WORDS, k=6)) for k in range(500)]
 
 
@@ -32,8 +34,24 @@ def test_any_string_round_trips(tokenizer: TextTokenizer, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "  two  spaces ", "\n\t", "\0", "a\0b", "\u2581", "▁▁a ▁", "<0x41>", "<unk>", "<s>",
-     "</s>", "日本語 🐱", "\r\n", "e\u0301", *(f"<{name}>" for name in CONTROL)],
+    [
+        "",
+        " ",
+        "  two  spaces ",
+        "\n\t",
+        "\0",
+        "a\0b",
+        "\u2581",
+        "▁▁a ▁",
+        "<0x41>",
+        "<unk>",
+        "<s>",
+        "</s>",
+        "日本語 🐱",
+        "\r\n",
+        "e\u0301",
+        *(f"<{name}>" for name in CONTROL),
+    ],
 )
 def test_awkward_strings_stay_literal(tokenizer: TextTokenizer, text: str) -> None:
     ids = tokenizer.ids(text)

@@ -13,8 +13,13 @@ from unified import checkpoint
 from unified.handle import Unified, load
 from unified.train.recipe import read, recipes, run
 
-FAST = ["scale=tiny", "pretrain.loop.steps=8", "pretrain.loop.save_every=4",
-        "pretrain.loop.log_every=1", "pretrain.loop.batch_size=4"]
+FAST = [
+    "scale=tiny",
+    "pretrain.loop.steps=8",
+    "pretrain.loop.save_every=4",
+    "pretrain.loop.log_every=1",
+    "pretrain.loop.batch_size=4",
+]
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -54,7 +59,9 @@ def test_a_saved_model_gives_identical_logits(tiny_run: Path, tiny: Unified) -> 
     with torch.inference_mode():
         assert torch.equal(tiny.model(ids).hidden, again.model(ids).hidden)
     assert again.revision == tiny.revision
-    assert again.generate("a cat", seed=1)[0].tobytes() == tiny.generate("a cat", seed=1)[0].tobytes()
+    assert (
+        again.generate("a cat", seed=1)[0].tobytes() == tiny.generate("a cat", seed=1)[0].tobytes()
+    )
 
 
 def test_damaged_weights_are_refused_by_name(tiny_run: Path, tmp_path: Path) -> None:

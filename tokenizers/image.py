@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 from vector_quantize_pytorch import VectorQuantize
@@ -54,8 +53,7 @@ class PatchEncoder(nn.Module):
         self.patch = config.patch
         self.embed = nn.Linear(config.channels * config.patch**2, config.encoder_width)
         self.blocks = nn.ModuleList(
-            Block(config.encoder_width, config.encoder_heads)
-            for _ in range(config.encoder_layers)
+            Block(config.encoder_width, config.encoder_heads) for _ in range(config.encoder_layers)
         )
         self.norm = nn.LayerNorm(config.encoder_width)
         self.out = nn.Linear(config.encoder_width, config.code_width)
@@ -104,7 +102,12 @@ class ImageTokenizer(nn.Module):
         self.decoder.direct.weight.copy_(self.encoder.direct.weight.T)
         for layer in (self.encoder.out, self.decoder.pixels):
             nn.init.zeros_(layer.weight)
-        for layer in (self.encoder.out, self.encoder.direct, self.decoder.pixels, self.decoder.direct):
+        for layer in (
+            self.encoder.out,
+            self.encoder.direct,
+            self.decoder.pixels,
+            self.decoder.direct,
+        ):
             nn.init.zeros_(layer.bias)
 
     @property
@@ -131,9 +134,7 @@ class ImageTokenizer(nn.Module):
         vectors, codes, commitment = self._quantize(latents)
         return self.decoder(vectors), codes, commitment.sum()
 
-    def _quantize(
-        self, latents: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _quantize(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Quantize each distinct latent once: two thirds of a batch are the same few patches of
         background, which would take most of the codebook's updates and restarts."""
         flat = latents.flatten(0, 1)
@@ -143,9 +144,11 @@ class ImageTokenizer(nn.Module):
         )
         with torch.autocast(latents.device.type, enabled=False):  # codebooks stay in fp32
             vectors, codes, commitment = self.quantizer(flat[first][None])
-        return vectors[0][inverse].view_as(latents), codes[0][inverse].view(
-            latents.shape[:2]
-        ), commitment
+        return (
+            vectors[0][inverse].view_as(latents),
+            codes[0][inverse].view(latents.shape[:2]),
+            commitment,
+        )
 
     @torch.no_grad()
     def place_codebook(self, pixels: torch.Tensor) -> None:
@@ -163,7 +166,9 @@ class ImageTokenizer(nn.Module):
         """(B, C, H, W) in [-1, 1] -> codes (B, length) int64: the nearest, Euclidean."""
         want = (self.config.channels, *self.spec.image_size)
         if tuple(pixels.shape[1:]) != want:
-            raise ValueError(f"pictures of shape {tuple(pixels.shape[1:])}; this codec takes {want}")
+            raise ValueError(
+                f"pictures of shape {tuple(pixels.shape[1:])}; this codec takes {want}"
+            )
         latents, book = self.encoder(pixels).float(), self.codebook.float()
         # |x - e|^2 without its constant |x|^2: (B, length, codebook_size)
         return (book.square().sum(-1) - 2 * latents @ book.T).argmin(-1)
@@ -179,11 +184,15 @@ class ImageTokenizer(nn.Module):
         out: torch.Tensor = self.decoder(self.codebook[codes].to(self.decoder.position.dtype))
         return out.float().clamp(-1, 1)
 
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors (weights in half precision where fp32)."""
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """Write config.json and model.safetensors; float weights as `dtype`, fp32 again on load."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        weights = {k: v.contiguous() for k, v in self.state_dict().items() if _is_shipped(k)}
+        weights = {
+            key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+            for key, value in self.state_dict().items()
+            if _is_shipped(key)
+        }
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     @classmethod

@@ -24,7 +24,6 @@ from unified.toybox.pixels import to_tensor
 from unified.toybox.samples import Sample
 from unified.toybox.scene import Scene, render
 
-
 POOL = 4  # steps whose samples are sorted together
 
 
@@ -55,8 +54,15 @@ class Conversations:
     """
 
     def __init__(
-        self, layout: Layout, text: TextTokenizer, codec: ImageTokenizer, *,
-        user_views: float = 0.6, shift: int = 3, dropout: float = 0.1, micro_batch: int = 16,
+        self,
+        layout: Layout,
+        text: TextTokenizer,
+        codec: ImageTokenizer,
+        *,
+        user_views: float = 0.6,
+        shift: int = 3,
+        dropout: float = 0.1,
+        micro_batch: int = 16,
         device: str = "cpu",
     ):
         self.layout, self.text, self.codec = layout, text, codec
@@ -105,8 +111,13 @@ class Conversations:
         return [tuple(row) for row in codes.tolist()], rebuilt.float()
 
     def _row(
-        self, sample: Sample, codes: list[tuple[int, ...]], rebuilt: torch.Tensor,
-        scenes: list[Scene], index: int, rng: random.Random,
+        self,
+        sample: Sample,
+        codes: list[tuple[int, ...]],
+        rebuilt: torch.Tensor,
+        scenes: list[Scene],
+        index: int,
+        rng: random.Random,
     ) -> _Row:
         drawn_only = sample.task == "draw" and rng.random() < self.dropout
         as_view = sample.task != "dialogue" and rng.random() < self.user_views
@@ -146,8 +157,11 @@ class Conversations:
             labels[k, : len(line) - 1] = line[1:].masked_fill(~mask, IGNORE)  # the next token
         views = [view for row in rows for view in row.views]
         return Batch(
-            ids.to(self.device), labels.to(self.device), torch.stack(views) if views else None,
-            texts, codes,
+            ids.to(self.device),
+            labels.to(self.device),
+            torch.stack(views) if views else None,
+            texts,
+            codes,
         )
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,7 +47,8 @@ class LoopConfig(BaseModel):
 class Stage(Protocol):
     """What `fit` trains."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module: ...
 
     def batch(self, step: int) -> list[Any]:
         """The micro-batches of a step; the same for the same step, whatever came before."""
@@ -107,16 +108,15 @@ def fit(
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
     log = _Log(folder / "log.jsonl", first)
     bad, seen, clock = 0, 0, time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar, ThreadPoolExecutor(1) as ahead:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task(name, total=config.steps, completed=first)
-        following = ahead.submit(stage.batch, first) if first < config.steps else None
-        for step in range(first, config.steps):
-            assert following is not None
-            batch = following.result()
-            if step + 1 < config.steps:
-                following = ahead.submit(stage.batch, step + 1)
+        for step, batch in _batches(stage, first, config.steps, device):
             for group in adam.param_groups:
                 group["lr"] = learning_rate(config, step)
             stage.model.train()
@@ -133,14 +133,20 @@ def fit(
             else:
                 bad += 1
                 if bad == 10:
-                    raise FloatingPointError(f"{name}: gradients not finite for 10 steps; last {step}")
+                    raise FloatingPointError(
+                        f"{name}: gradients not finite for 10 steps; last {step}"
+                    )
             adam.zero_grad(set_to_none=True)
             seen += config.batch_size
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
                 now = time.perf_counter()
-                row = {**total, "norm": float(norm),
-                       "rate": adam.param_groups[0]["lr"], "samples_per_second": seen / (now - clock)}
+                row = {
+                    **total,
+                    "norm": float(norm),
+                    "rate": adam.param_groups[0]["lr"],
+                    "samples_per_second": seen / (now - clock),
+                }
                 seen, clock = 0, now
                 log.write(done, row)
                 for key, value in row.items():
@@ -159,6 +165,22 @@ def fit(
                 clock = time.perf_counter()
     board.close()
     stage.model.eval()
+
+
+def _batches(stage: Stage, first: int, steps: int, device: str) -> Iterator[tuple[int, list[Any]]]:
+    """Every step's batch; made one step ahead on a GPU. On a CPU it is made in line: a second
+    thread's OpenMP team would spin against the first one's."""
+    if device == "cpu":
+        for step in range(first, steps):
+            yield step, stage.batch(step)
+        return
+    with ThreadPoolExecutor(1) as ahead:
+        following = ahead.submit(stage.batch, first)
+        for step in range(first, steps):
+            batch = following.result()
+            if step + 1 < steps:
+                following = ahead.submit(stage.batch, step + 1)
+            yield step, batch
 
 
 class _Log:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from unified.configuration import UnifiedConfig
 from unified.engine import Engine, Request
 from unified.handle import Unified
+from unified.media.sheet import captioned
 from unified.modeling import UnifiedForConditionalGeneration, attention_implementation
 from unified.processing import UnifiedImageProcessor, UnifiedProcessor
 from unified.sampling import Sampling
@@ -58,7 +59,9 @@ def build(
         text_config=config.decoder,
         vision_config={"image_size": spec.image_size[0], **config.vision},
         image_config={
-            "codebook_size": spec.codebook_size, "rows": spec.grid[0], "columns": spec.grid[1],
+            "codebook_size": spec.codebook_size,
+            "rows": spec.grid[0],
+            "columns": spec.grid[1],
             **config.image,
         },
         text_size=text.vocab_size,
@@ -78,26 +81,42 @@ class ModelStage:
     """Next-token loss over toybox conversations, codes and words in one mean."""
 
     def __init__(
-        self, config: StageConfig, model: UnifiedForConditionalGeneration, text: TextTokenizer,
-        codec: ImageTokenizer, seed: int, device: str,
+        self,
+        config: StageConfig,
+        model: UnifiedForConditionalGeneration,
+        text: TextTokenizer,
+        codec: ImageTokenizer,
+        seed: int,
+        device: str,
     ):
         self.config, self.model, self.seed, self.device = config, model, seed, device
         self.conversations = Conversations(
-            model.config.layout, text, codec, user_views=config.user_views, shift=config.shift,
-            dropout=config.dropout, micro_batch=config.micro_batch, device=device,
+            model.config.layout,
+            text,
+            codec,
+            user_views=config.user_views,
+            shift=config.shift,
+            dropout=config.dropout,
+            micro_batch=config.micro_batch,
+            device=device,
         )
 
         size = config.loop.batch_size
         if size % config.micro_batch:
-            raise ValueError(f"batch_size {size} is no multiple of micro_batch {config.micro_batch}")
+            raise ValueError(
+                f"batch_size {size} is no multiple of micro_batch {config.micro_batch}"
+            )
         self._pool: tuple[int, list[list[Batch]]] = (-1, [])
 
     def batch(self, step: int) -> list[Batch]:
         pool, place = divmod(step, POOL)
         if self._pool[0] != pool:
             samples, rng = mixed(
-                lambda task, index: sample(task, self.seed, index), self.config.mix, pool,
-                self.config.loop.batch_size * POOL, self.seed,
+                lambda task, index: sample(task, self.seed, index),
+                self.config.mix,
+                pool,
+                self.config.loop.batch_size * POOL,
+                self.seed,
             )
             self._pool = (pool, self.conversations.batches(samples, rng))
         return self._pool[1][place]
@@ -114,8 +133,16 @@ class ModelStage:
 
 
 def train_stage(
-    name: str, config: StageConfig, model: UnifiedForConditionalGeneration, text: TextTokenizer,
-    codec: ImageTokenizer, folder: Path, *, seed: int, device: str, progress: bool = True,
+    name: str,
+    config: StageConfig,
+    model: UnifiedForConditionalGeneration,
+    text: TextTokenizer,
+    codec: ImageTokenizer,
+    folder: Path,
+    *,
+    seed: int,
+    device: str,
+    progress: bool = True,
 ) -> None:
     """Run one stage in place; its weights are saved to folder/model."""
     stage = ModelStage(config, model, text, codec, seed, device)
@@ -127,8 +154,16 @@ def train_stage(
         sheet(engine, text, seed=seed).save(target)
         return {}
 
-    fit(stage, config.loop, folder, name=name, seed=seed, device=device, on_sample=show,
-        progress=progress)
+    fit(
+        stage,
+        config.loop,
+        folder,
+        name=name,
+        seed=seed,
+        device=device,
+        on_sample=show,
+        progress=progress,
+    )
     model.save_pretrained(folder / "model")
 
 
@@ -149,41 +184,23 @@ def sheet(engine: Engine, text: TextTokenizer, *, seed: int, count: int = 12) ->
     return captioned([UnifiedImageProcessor.picture(r.pictures[0]) for r in replies], prompts)
 
 
-def captioned(
-    pictures: list[Image.Image], captions: list[str], *, columns: int = 4, zoom: int = 3
-) -> Image.Image:
-    """Pictures in rows, each with its caption under it."""
-    side = pictures[0].width * zoom
-    rows = -(-len(pictures) // columns)
-    canvas = Image.new("RGB", (columns * (side + 8), rows * (side + 40)), "white")
-    draw = ImageDraw.Draw(canvas)
-    for k, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        x, y = (k % columns) * (side + 8), (k // columns) * (side + 40)
-        canvas.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x, y))
-        for line, words in enumerate(_wrapped(caption, side // 6)[:3]):
-            draw.text((x, y + side + 2 + 11 * line), words, fill="black")
-    return canvas
-
-
-def _wrapped(caption: str, width: int) -> list[str]:
-    lines = [""]
-    for word in caption.encode("latin-1", "replace").decode("latin-1").split():
-        if len(lines[-1]) + len(word) + 1 > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
-
-
 def assemble(
-    model: UnifiedForConditionalGeneration, text: TextTokenizer, codec: ImageTokenizer,
-    sampling: dict[str, Any], training: dict[str, Any], folder: Path,
+    model: UnifiedForConditionalGeneration,
+    text: TextTokenizer,
+    codec: ImageTokenizer,
+    sampling: dict[str, Any],
+    training: dict[str, Any],
+    folder: Path,
 ) -> None:
-    """Write what `unified.load` reads; weights as bf16, half their size."""
+    """Write what `unified.load` reads, at half the size of training's weights."""
     model.config.training = training
     layout = model.config.layout
     processor = UnifiedProcessor(
-        UnifiedImageProcessor(model.config.vision_config.image_size), text,
-        layout.vocabulary.image_size, layout.image_length, layout.view_length,
+        UnifiedImageProcessor(model.config.vision_config.image_size),
+        text,
+        layout.vocabulary.image_size,
+        layout.image_length,
+        layout.view_length,
     )
     handle = Unified(model.cpu(), processor, codec.cpu(), sampling=Sampling(**sampling))
-    handle.save(folder, dtype=torch.bfloat16)
+    handle.save(folder, half=True)

@@ -167,8 +167,13 @@ def run(
             if not pieces.is_file():
                 train_text(corpus(plan.seed, plan.text.lines), pieces, plan.text.size)
         elif name == "tokenizer":
-            train_tokenizer(plan.tokenizer, folder / "tokenizer", seed=plan.seed, device=where,
-                            progress=progress)
+            train_tokenizer(
+                plan.tokenizer,
+                folder / "tokenizer",
+                seed=plan.seed,
+                device=where,
+                progress=progress,
+            )
         else:
             _need(pieces, "text")
             _need(codec_folder / "config.json", "tokenizer")
@@ -177,12 +182,23 @@ def run(
             if name == "chat":
                 start = folder / "pretrain" / "model"
                 _need(start / "config.json", "pretrain")
-                model = type(model).from_pretrained(
-                    start, attn_implementation=model.config._attn_implementation
-                ).to(where)
+                model = (
+                    type(model)
+                    .from_pretrained(start, attn_implementation=model.config._attn_implementation)
+                    .to(where)
+                )
             settings = plan.pretrain if name == "pretrain" else plan.chat
-            train_stage(name, settings, model, text, codec, folder / name, seed=plan.seed,
-                        device=where, progress=progress)
+            train_stage(
+                name,
+                settings,
+                model,
+                text,
+                codec,
+                folder / name,
+                seed=plan.seed,
+                device=where,
+                progress=progress,
+            )
             if name == "chat":
                 summary = {"recipe": plan.name, "seed": plan.seed, "stages": plan.model_dump()}
                 assemble(model, text, codec, plan.sampling, summary, folder / "model")

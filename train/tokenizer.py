@@ -77,7 +77,15 @@ def train_tokenizer(
         error = F.mse_loss(rebuilt.float().clamp(-1, 1), shown)
         return {"held_out_psnr": -10 * float(torch.log10(error / 4))}
 
-    fit(stage, config.loop, folder, name="image tokenizer", seed=seed, device=device,
-        on_sample=sample, progress=progress)
+    fit(
+        stage,
+        config.loop,
+        folder,
+        name="image tokenizer",
+        seed=seed,
+        device=device,
+        on_sample=sample,
+        progress=progress,
+    )
     stage.model.save(folder / "model")
     return stage.model

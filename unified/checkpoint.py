@@ -79,8 +79,9 @@ def save(root: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[st
     temporary = root / f"step-{step}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()},
-              temporary / "state.safetensors")
+    save_file(
+        {k: v.detach().contiguous() for k, v in tensors.items()}, temporary / "state.safetensors"
+    )
     (temporary / "state.json").write_text(json.dumps(state))
     write_manifest(temporary)
     if target.exists():
@@ -98,7 +99,9 @@ def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def latest(root: Path) -> Path | None:
     """The newest checkpoint below `root` that verifies; broken ones are passed over."""
-    found = sorted(root.glob("step-*"), key=lambda p: int(p.name[5:]) if p.name[5:].isdigit() else -1)
+    found = sorted(
+        root.glob("step-*"), key=lambda p: int(p.name[5:]) if p.name[5:].isdigit() else -1
+    )
     for folder in reversed(found):
         if not folder.name[5:].isdigit():
             continue
@@ -112,8 +115,9 @@ def latest(root: Path) -> Path | None:
 
 def rotate(root: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints; call only after the newest verified."""
-    found = sorted((p for p in root.glob("step-*") if p.name[5:].isdigit()),
-                   key=lambda p: int(p.name[5:]))
+    found = sorted(
+        (p for p in root.glob("step-*") if p.name[5:].isdigit()), key=lambda p: int(p.name[5:])
+    )
     for folder in found[:-keep]:
         shutil.rmtree(folder)
 

@@ -181,9 +181,10 @@ def generate(
 ) -> None:
     """Draw a picture from words and save it as PNG.
 
-    What the model says to the prompt is printed; where it knows nothing of what is asked, it says
-    so and draws nothing, unless --force is given. The prompt, seed, settings and model are kept in the PNG's metadata. Of several pictures (--n),
-    the first has this seed, the second the next one, and so on.
+    What the model says to the prompt is printed. Where it knows nothing of what is asked, it says
+    so and draws nothing, unless --force is given. The prompt, seed, settings and model are kept in
+    the PNG's metadata. Of several pictures (--n), the first has this seed, the second the next
+    one, and so on.
     """
     prompt = _text(prompt, "the prompt", "say what to draw")
     sampling = sampling_options(guidance_scale, schedule, temperature, top_k, top_p, min_p)

@@ -68,9 +68,9 @@ class UnifiedConfig(PreTrainedConfig):
         "image_config": UnifiedImageConfig,
     }
 
-    text_config: dict | PreTrainedConfig | None = None
-    vision_config: dict | PreTrainedConfig | None = None
-    image_config: dict | PreTrainedConfig | None = None
+    text_config: Any = None
+    vision_config: Any = None
+    image_config: Any = None
     text_size: int = 2048
     user_picture: str = "codes+view"
     training: dict | None = None

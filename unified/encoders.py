@@ -16,8 +16,16 @@ class UnderstandingEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, image_size: int, patch: int, channels: int, width: int, layers: int, heads: int,
-        merge: int, out: int,
+        self,
+        *,
+        image_size: int,
+        patch: int,
+        channels: int,
+        width: int,
+        layers: int,
+        heads: int,
+        merge: int,
+        out: int,
     ):
         super().__init__()
         self.patch, self.merge, self.side = patch, merge, image_size // patch

@@ -77,7 +77,7 @@ class Engine:
     def run(
         self, requests: list[Request], on_step: Callable[[int, int], None] | None = None
     ) -> list[Reply]:
-        """All replies of a batch, in its order. `on_step(row, id)` sees each id as it is written."""
+        """All replies of a batch, in order. `on_step(row, id)` sees each id as it is written."""
         rows = [self._open(request) for request in requests]
         for index, token in self._steps(rows):
             if on_step is not None:
@@ -105,16 +105,14 @@ class Engine:
         hidden = state.prefill()
         while True:
             chosen = self._choose(rows, hidden, guided)
-            for index, row in enumerate(rows):
-                if chosen[index] is not None:
-                    yield index, chosen[index]  # type: ignore[misc]
+            for index, token in enumerate(chosen):
+                if token is not None:
+                    yield index, token
             if all(row.done for row in rows):
                 return
             hidden = state.step(chosen)
 
-    def _choose(
-        self, rows: list[_Row], hidden: torch.Tensor, guided: bool
-    ) -> list[int | None]:
+    def _choose(self, rows: list[_Row], hidden: torch.Tensor, guided: bool) -> list[int | None]:
         """The next id of every row that is not done; hidden (rows [+ twins], D)."""
         live = [(i, row) for i, row in enumerate(rows) if not row.done]
         texts = [i for i, row in live if row.grammar.head == "text"]
@@ -131,8 +129,10 @@ class Engine:
                 for i, without in zip(codes, free, strict=True):
                     sampling = rows[i].request.sampling
                     weight = guidance_weight(
-                        sampling.guidance_scale, sampling.schedule,
-                        len(rows[i].codes), self.layout.image_length,
+                        sampling.guidance_scale,
+                        sampling.schedule,
+                        len(rows[i].codes),
+                        self.layout.image_length,
                     )
                     logits[i] = without + weight * (logits[i] - without)
         out: list[int | None] = [None] * len(rows)
@@ -149,8 +149,12 @@ class Engine:
         assert logits is not None
         if row.grammar.head == "image":
             code = choose(
-                logits, row.generator, temperature=sampling.temperature, top_k=sampling.top_k,
-                top_p=sampling.top_p, min_p=sampling.min_p,
+                logits,
+                row.generator,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                min_p=sampling.min_p,
             )
             return vocabulary.image_start + code
         if request.draw == "only":
@@ -215,9 +219,7 @@ class Engine:
             features = self.model.encoder(torch.cat([p.to(device) for p in parts]))
             if row is not None and row.reply.pictures:  # a view half written has fewer slots
                 features = features.flatten(0, 1)[:open_views][None]
-        places = code_places(
-            tensor, self.vocabulary.control("image"), self.vocabulary.image_start
-        )
+        places = code_places(tensor, self.vocabulary.control("image"), self.vocabulary.image_start)
         return self.model.hidden(self.model.embed(tensor, places, features))[:, -1]
 
 
@@ -286,7 +288,8 @@ class _Batch:
         positions = self.length.clamp_max(self.engine.context - 1)[:, None]
         self.length = self.length + column
         embeds = self.model.embed(
-            ids, torch.tensor(places, device=self.device)[:, None],
+            ids,
+            torch.tensor(places, device=self.device)[:, None],
             torch.stack(features)[:, None] if features else None,
         )
         return self._forward(embeds, positions)

@@ -75,8 +75,12 @@ class Grammar:
     @property
     def forced(self) -> int:
         """The id that must come next in a reply; what was drawn is always read back as a view."""
-        names = {"image_end": "image_end", "after_codes": "view", "slots": "slot",
-                 "view_end": "view_end"}
+        names = {
+            "image_end": "image_end",
+            "after_codes": "view",
+            "slots": "slot",
+            "view_end": "view_end",
+        }
         if self.state not in names:
             raise ValueError(f"nothing is forced in state {self.state!r}")
         return self.layout.vocabulary.control(names[self.state])

@@ -83,8 +83,13 @@ class Unified:
     """
 
     def __init__(
-        self, model: UnifiedForConditionalGeneration, processor: UnifiedProcessor,
-        codec: ImageTokenizer, *, sampling: Sampling | None = None, revision: str = "",
+        self,
+        model: UnifiedForConditionalGeneration,
+        processor: UnifiedProcessor,
+        codec: ImageTokenizer,
+        *,
+        sampling: Sampling | None = None,
+        revision: str = "",
         source: str = "",
     ):
         self.model, self.processor, self.codec = model.eval(), processor, codec.eval()
@@ -115,8 +120,13 @@ class Unified:
         yield from self._events(self._request(prompt, seed, most, sampling))
 
     def chat(
-        self, messages: list[Message], *, seed: int = 0, most: int = 300,
-        on_event: Callable[[Event], None] | None = None, **sampling: Any,
+        self,
+        messages: list[Message],
+        *,
+        seed: int = 0,
+        most: int = 300,
+        on_event: Callable[[Event], None] | None = None,
+        **sampling: Any,
     ) -> Message:
         """The reply as a message, content parts in order. See `stream`."""
         parts: list[dict[str, Any]] = []
@@ -127,8 +137,13 @@ class Unified:
         return {"role": "assistant", "content": parts}
 
     def chat_batch(
-        self, conversations: list[list[Message]], *, seed: int = 0, most: int = 300,
-        batch_size: int = 32, **sampling: Any,
+        self,
+        conversations: list[list[Message]],
+        *,
+        seed: int = 0,
+        most: int = 300,
+        batch_size: int = 32,
+        **sampling: Any,
     ) -> list[Message]:
         """Replies to several conversations, decoded together; request k has seed + k."""
         requests = [
@@ -140,8 +155,14 @@ class Unified:
     # --- one thing at a time ---------------------------------------------------------------------
 
     def generate(
-        self, prompt: str | list[str], *, n: int = 1, seed: int = 0, batch_size: int = 32,
-        on_step: Callable[[int, int], None] | None = None, **sampling: Any,
+        self,
+        prompt: str | list[str],
+        *,
+        n: int = 1,
+        seed: int = 0,
+        batch_size: int = 32,
+        on_step: Callable[[int, int], None] | None = None,
+        **sampling: Any,
     ) -> list[Image.Image]:
         """Draw `n` pictures of each prompt, whatever the model would say to it (forced).
 
@@ -151,8 +172,14 @@ class Unified:
         return [UnifiedImageProcessor.picture(reply.pictures[0]) for reply in replies]
 
     def draw(
-        self, prompt: str | list[str], *, n: int = 1, seed: int = 0, batch_size: int = 32,
-        on_step: Callable[[int, int], None] | None = None, **sampling: Any,
+        self,
+        prompt: str | list[str],
+        *,
+        n: int = 1,
+        seed: int = 0,
+        batch_size: int = 32,
+        on_step: Callable[[int, int], None] | None = None,
+        **sampling: Any,
     ) -> list[Message]:
         """Like `generate`, but the model may speak first, and need not draw what it does not know:
         replies as messages, each over at its first picture."""
@@ -160,8 +187,14 @@ class Unified:
         return [self._message(reply) for reply in replies]
 
     def _draw(
-        self, how: str, prompt: str | list[str], n: int, seed: int, batch_size: int,
-        on_step: Callable[[int, int], None] | None, sampling: dict[str, Any],
+        self,
+        how: str,
+        prompt: str | list[str],
+        n: int,
+        seed: int,
+        batch_size: int,
+        on_step: Callable[[int, int], None] | None,
+        sampling: dict[str, Any],
     ) -> list[Reply]:
         requests: list[Request] = []
         for text in [prompt] if isinstance(prompt, str) else prompt:
@@ -172,8 +205,13 @@ class Unified:
         return self._run(requests, batch_size, on_step)
 
     def ask(
-        self, image: Image.Image | list[Image.Image], question: str | list[str], *,
-        seed: int = 0, batch_size: int = 32, **sampling: Any,
+        self,
+        image: Image.Image | list[Image.Image],
+        question: str | list[str],
+        *,
+        seed: int = 0,
+        batch_size: int = 32,
+        **sampling: Any,
     ) -> Any:
         """Answer a question about a picture, or one question each about several; text only."""
         several = isinstance(image, list)
@@ -185,9 +223,7 @@ class Unified:
         for k, (picture, text) in enumerate(zip(images, questions, strict=True)):
             content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
             prompt = self._fit([{"role": "user", "content": content}], 100, "view")[0]
-            requests.append(
-                replace(self._request(prompt, seed + k, 100, sampling), draw="never")
-            )
+            requests.append(replace(self._request(prompt, seed + k, 100, sampling), draw="never"))
         answers = [self._text(reply.ids) for reply in self._run(requests, batch_size)]
         return answers if several else answers[0]
 
@@ -241,13 +277,13 @@ class Unified:
             " beside its reply. Shorten it."
         )
 
-    def _request(
-        self, prompt: Prompt, seed: int, most: int, sampling: dict[str, Any]
-    ) -> Request:
+    def _request(self, prompt: Prompt, seed: int, most: int, sampling: dict[str, Any]) -> Request:
         return Request(prompt.ids, prompt.views, seed, self.settings(**sampling), most=most)
 
     def _run(
-        self, requests: list[Request], batch_size: int,
+        self,
+        requests: list[Request],
+        batch_size: int,
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[Reply]:
         replies: list[Reply] = []
@@ -316,13 +352,17 @@ class Unified:
                 yield ImageDone(UnifiedImageProcessor.picture(reply.pictures[-1]))
         yield End(reply.reason)
 
-    def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write a directory that `load` reads: weights, processor, codec, settings, manifest."""
+    def save(self, folder: Path, *, half: bool = False) -> None:
+        """Write a directory that `load` reads: weights, processor, codec, settings, manifest.
+
+        Args:
+            half: weights take half the room, the model's as bf16 and the codec's as fp16.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        model = self.model if dtype is None else _converted(self.model, dtype)
+        model = _converted(self.model, torch.bfloat16) if half else self.model
         model.save_pretrained(folder, max_shard_size="14MB")
         self.processor.save_pretrained(folder)
-        self.codec.save(folder / CODEC)
+        self.codec.save(folder / CODEC, dtype=torch.float16 if half else torch.float32)
         (folder / SAMPLING).write_text(json.dumps(self.sampling.settings(), indent=2) + "\n")
         checkpoint.write_manifest(folder)
 
@@ -365,7 +405,9 @@ def load(source: str | Path | None = None, device: str | None = None) -> Unified
     _quiet()
     try:
         model = UnifiedForConditionalGeneration.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention_implementation(place),
+            folder,
+            dtype=torch.float32,
+            attn_implementation=attention_implementation(place),
             local_files_only=True,
         )
     except (OSError, KeyError, RuntimeError) as error:
@@ -374,14 +416,21 @@ def load(source: str | Path | None = None, device: str | None = None) -> Unified
     tokenizer = TextTokenizer(str(folder / "tokenizer.model"))
     layout = model.config.layout
     processor = UnifiedProcessor(
-        UnifiedImageProcessor(model.config.vision_config.image_size), tokenizer,
-        layout.vocabulary.image_size, layout.image_length, layout.view_length,
+        UnifiedImageProcessor(model.config.vision_config.image_size),
+        tokenizer,
+        layout.vocabulary.image_size,
+        layout.image_length,
+        layout.view_length,
     )
     codec = ImageTokenizer.load(folder / CODEC).to(place)
     sampling = Sampling(**json.loads((folder / SAMPLING).read_text()))
     revision = checkpoint.sha256(folder / checkpoint.MANIFEST)[:12]
     return Unified(
-        model.to(place), processor, codec, sampling=sampling, revision=revision,
+        model.to(place),
+        processor,
+        codec,
+        sampling=sampling,
+        revision=revision,
         source="unified/toybox" if source is None else str(source),
     )
 

@@ -63,12 +63,18 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
 
     def __init__(self, config: UnifiedConfig):
         super().__init__(config)
-        image, vision, width = config.image_config, config.vision_config, config.text_config.hidden_size
+        image, vision = config.image_config, config.vision_config
+        width = config.text_config.hidden_size
         self.decoder = AutoModel.from_config(config.text_config)
         self.encoder = UnderstandingEncoder(
-            image_size=vision.image_size, patch=vision.patch_size, channels=vision.num_channels,
-            width=vision.hidden_size, layers=vision.num_hidden_layers,
-            heads=vision.num_attention_heads, merge=vision.merge, out=width,
+            image_size=vision.image_size,
+            patch=vision.patch_size,
+            channels=vision.num_channels,
+            width=vision.hidden_size,
+            layers=vision.num_hidden_layers,
+            heads=vision.num_attention_heads,
+            merge=vision.merge,
+            out=width,
         )
         self.code_embedding = nn.Embedding(image.codebook_size, image.embedding_size)
         self.code_aligner = MLP(image.embedding_size, width, width)
@@ -125,13 +131,20 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         return x
 
     def hidden(
-        self, embeds: torch.Tensor, *, cache: Any = None, mask: torch.Tensor | None = None,
+        self,
+        embeds: torch.Tensor,
+        *,
+        cache: Any = None,
+        mask: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The decoder over embedded inputs, (B, S, D) -> (B, S, D); extends `cache` in place."""
         out = self.decoder(
-            inputs_embeds=embeds, past_key_values=cache, attention_mask=mask,
-            position_ids=positions, use_cache=cache is not None,
+            inputs_embeds=embeds,
+            past_key_values=cache,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=cache is not None,
         )
         states: torch.Tensor = out.last_hidden_state
         return states
@@ -169,7 +182,10 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         return self.hidden(self.embed(ids, places, features), mask=mask)
 
     def target_losses(
-        self, ids: torch.Tensor, pixels: torch.Tensor | None, labels: torch.Tensor,
+        self,
+        ids: torch.Tensor,
+        pixels: torch.Tensor | None,
+        labels: torch.Tensor,
         mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy of every text target and of every code target, (texts,) and (codes,).

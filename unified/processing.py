@@ -83,9 +83,14 @@ class UnifiedProcessor(ProcessorMixin):
     """Text tokenizer and picture preprocessing of one model, and the layout of its sequences."""
 
     def __init__(
-        self, image_processor: UnifiedImageProcessor, tokenizer: TextTokenizer,
-        codebook_size: int = 2048, image_length: int = 64, view_length: int = 16,
-        chat_template: str | None = None, **kwargs: Any,
+        self,
+        image_processor: UnifiedImageProcessor,
+        tokenizer: TextTokenizer,
+        codebook_size: int = 2048,
+        image_length: int = 64,
+        view_length: int = 16,
+        chat_template: str | None = None,
+        **kwargs: Any,
     ):
         self.codebook_size = codebook_size
         self.image_length = image_length
@@ -98,7 +103,9 @@ class UnifiedProcessor(ProcessorMixin):
         return Layout(vocabulary, self.image_length, self.view_length)
 
     def prompt(
-        self, messages: list[dict[str, Any]], encode: Callable[[torch.Tensor], list[int]],
+        self,
+        messages: list[dict[str, Any]],
+        encode: Callable[[torch.Tensor], list[int]],
         user_picture: str = "codes+view",
     ) -> Prompt:
         """Flatten messages for a reply.
@@ -137,9 +144,7 @@ class UnifiedProcessor(ProcessorMixin):
         return BatchFeature(out)
 
 
-def read_message(
-    message: dict[str, Any], place: int = 0
-) -> tuple[str, list[str | Image.Image]]:
+def read_message(message: dict[str, Any], place: int = 0) -> tuple[str, list[str | Image.Image]]:
     """Role and parts of one message.
 
     Raises:
@@ -151,7 +156,8 @@ def read_message(
     if isinstance(content, str):
         return role, [content]
     if not isinstance(content, list):
-        raise ValueError(f"message {place}: content is a {type(content).__name__}, not text or parts")
+        given = type(content).__name__
+        raise ValueError(f"message {place}: content is a {given}, not text or parts")
     parts: list[str | Image.Image] = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None

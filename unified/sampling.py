@@ -41,8 +41,12 @@ class Sampling:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"unknown schedule {self.schedule!r}; one of {', '.join(SCHEDULES)}")
         limits = {
-            "guidance_scale": (0, 100), "temperature": (0, 100), "text_temperature": (0, 100),
-            "top_k": (0, math.inf), "top_p": (0, 1), "min_p": (0, 1),
+            "guidance_scale": (0, 100),
+            "temperature": (0, 100),
+            "text_temperature": (0, 100),
+            "top_k": (0, math.inf),
+            "top_p": (0, 1),
+            "min_p": (0, 1),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)

@@ -71,7 +71,7 @@ class Vocabulary:
         return [token - self.image_start for token in ids]
 
     def kind(self, token: int) -> str:
-        """"text", "control" or "image"."""
+        """ "text", "control" or "image"."""
         if not 0 <= token < len(self):
             raise ValueError(f"id {token} is outside the vocabulary of {len(self)}")
         if token < self.text_size:

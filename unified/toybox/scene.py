@@ -195,9 +195,7 @@ def sample_identities(rng: random.Random, count: int) -> list[Identity]:
         return [sample_identity(rng)] * count
     if count > 2 and draw < 0.5:
         alike = rng.randint(2, count - 1)
-        return [sample_identity(rng)] * alike + [
-            sample_identity(rng) for _ in range(count - alike)
-        ]
+        return [sample_identity(rng)] * alike + [sample_identity(rng) for _ in range(count - alike)]
     return [sample_identity(rng) for _ in range(count)]
 
 
@@ -232,9 +230,7 @@ def find_place(
     return None
 
 
-def sample_scene(
-    rng: random.Random, split: str = "train", count: int | None = None
-) -> Scene:
+def sample_scene(rng: random.Random, split: str = "train", count: int | None = None) -> Scene:
     """A random scene of a split: "train" and "seen" hold no held-out combination, "held_out" one.
 
     Args:

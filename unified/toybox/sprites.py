@@ -152,8 +152,8 @@ def _outline(draw: ImageDraw.ImageDraw, name: str, low: float, high: float) -> N
         angle = np.linspace(0, 2 * np.pi, 200)
         x = 16 * np.sin(angle) ** 3
         y = 13 * np.cos(angle) - 5 * np.cos(2 * angle) - 2 * np.cos(3 * angle) - np.cos(4 * angle)
-        points = np.stack([middle + radius * x / 16, middle - radius * (y + 2.5) / 14.7], 1)
-        draw.polygon([tuple(p) for p in points], fill=255)
+        across, down = middle + radius * x / 16, middle - radius * (y + 2.5) / 14.7
+        draw.polygon(list(zip(across.tolist(), down.tolist(), strict=True)), fill=255)
     else:
         corners = {"triangle": 3, "diamond": 4, "star": 10}[name]
         points = []
