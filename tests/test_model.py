@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoConfig, AutoModel
 
+from unified import attention
 from unified.configuration import UnifiedConfig
 from unified.handle import ContextError, Notice, Unified
 from unified.modeling import IGNORE, UnifiedForConditionalGeneration, code_places
@@ -101,6 +102,28 @@ def test_padding_does_not_change_a_row(tiny: Unified) -> None:
     with torch.inference_mode():
         alone, longer = tiny.model(ids).hidden, tiny.model(padded).hidden
     torch.testing.assert_close(alone, longer[:, :5], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_products_equal_sdpa_with_and_without_padding(kind: str) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48}  # fmt: skip
+    torch.manual_seed(0)
+    model = UnifiedForConditionalGeneration(
+        UnifiedConfig(text_config={"model_type": kind, **sizes}, text_size=40)
+    ).eval()
+    ids, mask = torch.randint(0, 40, (3, 9)), torch.ones(3, 9, dtype=torch.long)
+    mask[1, :4] = 0
+    found = {}
+    for name in (attention.PRODUCTS, "sdpa"):
+        model.set_attn_implementation(name)
+        with torch.inference_mode():
+            found[name] = [
+                model(ids).hidden,
+                model(ids, attention_mask=mask).hidden * mask[..., None],
+            ]
+    for one, two in zip(found[attention.PRODUCTS], found["sdpa"], strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
 
 
 def test_places_of_codes_start_again_with_each_picture() -> None:

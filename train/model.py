@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from unified import attention
 from unified.configuration import UnifiedConfig
 from unified.engine import Engine, Request
 from unified.handle import Unified
 from unified.media.sheet import captioned
-from unified.modeling import UnifiedForConditionalGeneration, attention_implementation
+from unified.modeling import UnifiedForConditionalGeneration
 from unified.processing import UnifiedImageProcessor, UnifiedProcessor
 from unified.sampling import Sampling
 from unified.sequence import Text, Turn
@@ -67,7 +68,7 @@ def build(
         text_size=text.vocab_size,
         user_picture=config.user_picture,
     )
-    unified._attn_implementation = attention_implementation(device)
+    unified._attn_implementation = attention.implementation(device)
     model = UnifiedForConditionalGeneration(unified)
     book = codec.codebook.detach().cpu().float()
     book = (book - book.mean(0)) / book.std()

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from unified import checkpoint
+from unified import attention, checkpoint
 from unified.engine import Engine, Reply, Request
-from unified.modeling import UnifiedForConditionalGeneration, attention_implementation
+from unified.modeling import UnifiedForConditionalGeneration
 from unified.processing import Prompt, UnifiedImageProcessor, UnifiedProcessor
 from unified.sampling import Sampling
 from unified.tokenizers.image import ImageTokenizer
@@ -407,7 +407,7 @@ def load(source: str | Path | None = None, device: str | None = None) -> Unified
         model = UnifiedForConditionalGeneration.from_pretrained(
             folder,
             dtype=torch.float32,
-            attn_implementation=attention_implementation(place),
+            attn_implementation=attention.implementation(place),
             local_files_only=True,
         )
     except (OSError, KeyError, RuntimeError) as error:

@@ -10,7 +10,6 @@ Knows ids and tensors; nothing of words, sampling or files. Shapes: B rows, S po
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -24,12 +23,6 @@ from unified.encoders import UnderstandingEncoder
 from unified.layers import MLP
 
 IGNORE = -100  # label of a position without a target
-
-
-def attention_implementation(device: str | torch.device) -> str:
-    """The one place that chooses: flash-attention on a GPU that has it, SDPA elsewhere."""
-    on_gpu = torch.device(device).type == "cuda"
-    return "flash_attention_2" if on_gpu and find_spec("flash_attn") else "sdpa"
 
 
 def code_places(ids: torch.Tensor, image_token: int, image_start: int) -> torch.Tensor:
