@@ -11,6 +11,7 @@ import torch
 
 from unified import checkpoint
 from unified.handle import Unified, load
+from unified.train.loop import LoopConfig, learning_rate
 from unified.train.recipe import read, recipes, run
 
 FAST = [
@@ -109,3 +110,17 @@ def test_unknown_recipe_and_stage_list_the_valid_ones(tmp_path: Path) -> None:
         run("toybox", ["dance"], out=tmp_path)
     with pytest.raises(ValueError, match="run the stage 'text' first"):
         run("toybox", ["pretrain"], ["scale=tiny"], out=tmp_path)
+
+
+def test_learning_rates_rise_and_fall_as_scheduled() -> None:
+    shared = {"steps": 100, "batch_size": 1, "learning_rate": 1.0, "warmup": 10, "final_rate": 0.1}
+    cosine = LoopConfig(**shared)  # type: ignore[arg-type]
+    wsd = LoopConfig(**shared, schedule="wsd", decay=20)  # type: ignore[arg-type]
+    longer = wsd.model_copy(update={"steps": 200})
+    for config in (cosine, wsd):
+        rates = [learning_rate(config, step) for step in range(100)]
+        assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+        assert rates[10:] == sorted(rates[10:], reverse=True)
+        assert rates[-1] == pytest.approx(0.1, abs=0.05)
+    before = range(80)
+    assert [learning_rate(wsd, s) for s in before] == [learning_rate(longer, s) for s in before]

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,7 +33,10 @@ class LoopConfig(BaseModel):
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     warmup: int = 100
-    final_rate: float = 0.05  # of the peak, at the end of the cosine
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay: int = 0  # last steps of a wsd schedule
+    final_rate: float = 0.05  # of the peak, at the end
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
@@ -60,22 +63,51 @@ class Stage(Protocol):
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
-    """Linear warm-up, then cosine down to `final_rate` of the peak."""
+    """Linear warm-up, then cosine over the rest, or constant with a linear decay at the end.
+
+    The constant one (WSD, https://arxiv.org/abs/2404.06395) is the same up to its decay however
+    many steps are to come: a run can be made longer from a checkpoint before the decay.
+    """
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    low = config.final_rate
-    return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+    if config.schedule == "cosine":
+        done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+        share = 0.5 * (1 + math.cos(math.pi * done))
+    else:
+        share = min(1.0, (config.steps - step) / max(1, config.decay))
+    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * share)
 
 
-def optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all, or Muon (https://arxiv.org/abs/2502.16982) for the matrices of transformer
+    blocks and AdamW for the rest; weight decay on matrices only."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    hidden = {
+        name for name, p in named if config.optimizer == "muon" and p.ndim == 2 and _inside(name)
+    }
+    rest = [p for name, p in named if name not in hidden]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+    ]
+    if hidden:
+        found.append(
+            torch.optim.Muon(
+                [p for name, p in named if name in hidden],
+                lr=config.learning_rate,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",  # so that one learning rate serves both
+            )
+        )
+    return found
+
+
+def _inside(name: str) -> bool:
+    """Whether a parameter belongs to a transformer block, and not to an embedding or a head."""
+    return ".layers." in name or ".blocks." in name
 
 
 def fit(
@@ -103,8 +135,8 @@ def fit(
     root = folder / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    adam = optimizer(stage.model, config)
-    first = _resume(stage.model, adam, root)
+    steppers = optimizers(stage.model, config)
+    first = _resume(stage.model, steppers, root)
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
     log = _Log(folder / "log.jsonl", first)
     bad, seen, clock = 0, 0, time.perf_counter()
@@ -117,8 +149,9 @@ def fit(
     with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task(name, total=config.steps, completed=first)
         for step, batch in _batches(stage, first, config.steps, device):
-            for group in adam.param_groups:
-                group["lr"] = learning_rate(config, step)
+            rate = learning_rate(config, step)
+            for group in (group for stepper in steppers for group in stepper.param_groups):
+                group["lr"] = rate
             stage.model.train()
             total: Counter[str] = Counter()
             for part in batch:
@@ -128,7 +161,8 @@ def fit(
                 total.update({"loss": loss.item(), **values})
             norm = nn.utils.clip_grad_norm_(stage.model.parameters(), config.clip)
             if torch.isfinite(norm):
-                adam.step()
+                for stepper in steppers:
+                    stepper.step()
                 bad = 0
             else:
                 bad += 1
@@ -136,7 +170,7 @@ def fit(
                     raise FloatingPointError(
                         f"{name}: gradients not finite for 10 steps; last {step}"
                     )
-            adam.zero_grad(set_to_none=True)
+            stage.model.zero_grad(set_to_none=True)
             seen += config.batch_size
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
@@ -144,7 +178,7 @@ def fit(
                 row = {
                     **total,
                     "norm": float(norm),
-                    "rate": adam.param_groups[0]["lr"],
+                    "rate": rate,
                     "samples_per_second": seen / (now - clock),
                 }
                 seen, clock = 0, now
@@ -155,7 +189,7 @@ def fit(
             bar.update(task, completed=done)
             last = done == config.steps
             if done % config.save_every == 0 or last:
-                _save(stage.model, adam, root, done)
+                _save(stage.model, steppers, root, done)
                 checkpoint.rotate(root, config.keep)
             if on_sample is not None and (done % config.sample_every == 0 or last):
                 stage.model.eval()
@@ -204,27 +238,30 @@ def _step_of(line: str) -> float:
         return math.inf  # a line cut off by the kill
 
 
-def _save(model: nn.Module, adam: torch.optim.AdamW, root: Path, step: int) -> None:
+def _save(model: nn.Module, steppers: list[torch.optim.Optimizer], root: Path, step: int) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for index, entry in adam.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{k}": v for k, v in entry.items()}
+    for number, stepper in enumerate(steppers):
+        for index, entry in stepper.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{index}.{k}": v for k, v in entry.items()}
     tensors["rng"] = torch.get_rng_state()
     # tied weights share memory, which safetensors refuses: store copies
     checkpoint.save(root, step, {k: v.clone() for k, v in tensors.items()}, {"step": step})
 
 
-def _resume(model: nn.Module, adam: torch.optim.AdamW, root: Path) -> int:
-    """Load the newest valid checkpoint into model and optimizer; the step to go on from."""
+def _resume(model: nn.Module, steppers: list[torch.optim.Optimizer], root: Path) -> int:
+    """Load the newest valid checkpoint into model and optimizers; the step to go on from."""
     folder = checkpoint.latest(root)
     if folder is None:
         return 0
     tensors, state = checkpoint.load(folder)
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    moments: dict[int, dict[str, torch.Tensor]] = {}
+    moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in steppers]
     for key, value in tensors.items():
-        if key.startswith("adam."):
-            _, index, what = key.split(".")
-            moments.setdefault(int(index), {})[what] = value
-    adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
+        if key.startswith("optimizer."):
+            _, number, index, what = key.split(".")
+            moments[int(number)].setdefault(int(index), {})[what] = value
+    for stepper, state_of in zip(steppers, moments, strict=True):
+        groups = stepper.state_dict()["param_groups"]
+        stepper.load_state_dict({"state": state_of, "param_groups": groups})
     torch.set_rng_state(tensors["rng"])
     return int(state["step"])
