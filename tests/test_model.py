@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_said(tiny: Unified) -> None:
     turn = {"role": "user", "content": "word " * 60}
     answer = {"role": "assistant", "content": "word " * 60}
     events = list(tiny.stream([turn, answer] * 8 + [turn], most=5))
-    assert isinstance(events[0], Notice) and "were left out" in events[0].text
+    assert isinstance(events[0], Notice) and "oldest turns are left out" in events[0].text
 
 
 def test_control_spellings_in_a_message_stay_text(tiny: Unified) -> None:

@@ -107,6 +107,7 @@ class Chat:
         self.file: Path | None = None
         self.drawn = 0  # number of the last picture's file
         self.trouble = ""  # with saving, as last told
+        self.told: set[str] = set()  # notices of the model's, each told once
         kept: Any = 0
         if resumed is not None:
             old = transcript.load(resumed)
@@ -255,7 +256,9 @@ class Chat:
                 content.append({"type": "image", "image": event.image})
                 self.display.picture(event.image, self._keep(content[-1], prompt))
             elif isinstance(event, events.Notice):
-                self.display.note(event.text)
+                if event.text not in self.told:
+                    self.display.note(event.text)
+                self.told.add(event.text)
             elif isinstance(event, events.End) and event.reason == "length":
                 self.display.note("the reply was cut at its longest")
 

@@ -269,7 +269,7 @@ class Unified:
                 if dropped:
                     notice = (
                         f"The conversation is longer than the model's {self.engine.context} tokens;"
-                        f" the oldest {dropped} messages were left out."
+                        " its oldest turns are left out from here on."
                     )
                 return prompt, notice
         raise ContextError(
