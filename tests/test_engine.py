@@ -103,3 +103,22 @@ def test_filters_keep_the_likeliest() -> None:
 def test_bad_settings_are_named(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=str(value)):
         Sampling(**{field: value})  # type: ignore[arg-type]
+
+
+def test_what_was_drawn_stays_as_its_codes(tiny: Unified, eager: Engine) -> None:
+    asked = {"role": "user", "content": "a cat"}
+    reply = tiny.chat([asked], text_temperature=1.0, seed=3)
+    batch = tiny.chat_batch([[asked]], text_temperature=1.0, seed=3)[0]
+    drawn = [part["image"] for part in reply["content"] if part["type"] == "image"]
+    assert drawn and [p["type"] for p in batch["content"]] == [p["type"] for p in reply["content"]]
+    prompt = tiny._fit([asked, reply, asked], 5)[0]
+    kept = [
+        part.codes
+        for turn in tiny.layout.parse(prompt.ids[:-1])
+        for part in turn.parts
+        if isinstance(part, Picture)
+    ]
+    pixels = [tiny.codec.decode(torch.tensor([codes]))[0] for codes in kept]
+    assert [tiny.processor.image_processor.picture(p).tobytes() for p in pixels] == [
+        image.tobytes() for image in drawn
+    ]

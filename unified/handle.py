@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from unified.tokenizers.text import TextTokenizer
 DEFAULT = Path(__file__).parent / "weights" / "toybox"
 CODEC = "image_tokenizer"
 SAMPLING = "sampling.json"
+REMEMBERED = 1024  # pictures
 
 Message = dict[str, Any]
 
@@ -96,6 +98,7 @@ class Unified:
         self.sampling = sampling or Sampling()
         self.revision, self.source = revision, source
         self.engine = Engine(model, codec)
+        self._drawn: dict[bytes, list[int]] = {}  # codes of the last pictures, by their pixels
 
     # --- chat ------------------------------------------------------------------------------------
 
@@ -117,7 +120,7 @@ class Unified:
         prompt, notice = self._fit(messages, most)
         if notice:
             yield Notice(notice)
-        yield from self._events(self._request(prompt, seed, most, sampling))
+        yield from self._events(self.engine.stream(self._request(prompt, seed, most, sampling)))
 
     def chat(
         self,
@@ -247,9 +250,17 @@ class Unified:
         return replace(self.sampling, **given)
 
     def encode(self, pixels: torch.Tensor) -> list[int]:
-        """Codes of one picture (C, H, W)."""
+        """Codes of one picture (C, H, W): those it was drawn from where this handle drew it."""
+        known = self._drawn.get(_key(UnifiedImageProcessor.picture(pixels)))
+        if known is not None:
+            return known
         codes: list[int] = self.codec.encode(pixels[None].to(self.model.device))[0].tolist()
         return codes
+
+    def _remember(self, image: Image.Image, codes: list[int]) -> None:
+        self._drawn[_key(image)] = codes
+        if len(self._drawn) > REMEMBERED:
+            del self._drawn[next(iter(self._drawn))]
 
     def _fit(
         self, messages: list[Message], most: int, user_picture: str | None = None
@@ -306,32 +317,18 @@ class Unified:
 
     def _message(self, reply: Reply) -> Message:
         parts: list[dict[str, Any]] = []
-        for event in self._replay(reply):
+        for event in self._events((token, reply) for token in reply.ids):
             add_event(parts, event)
         return {"role": "assistant", "content": parts}
 
-    def _replay(self, reply: Reply) -> Iterator[Event]:
-        pending: list[int] = []
-        pictures = iter(reply.pictures)
-        closing = self.layout.vocabulary.control("image_end")
-        for token in reply.ids:
-            if token < self.layout.vocabulary.text_size:
-                pending.append(token)
-                continue
-            if pending:
-                yield TextDelta(self.processor.tokenizer.text(pending))
-                pending = []
-            if token == closing:
-                yield ImageDone(UnifiedImageProcessor.picture(next(pictures)))
-
-    def _events(self, request: Request) -> Iterator[Event]:
-        """Text is given out when its bytes are whole characters."""
+    def _events(self, written: Iterable[tuple[int, Reply]]) -> Iterator[Event]:
+        """Ids as they are written -> events. Text is given out when its bytes are whole."""
         vocabulary = self.layout.vocabulary
         opening, closing = vocabulary.control("image"), vocabulary.control("image_end")
         pending: list[int] = []
-        done = 0
-        reply = Reply()
-        for token, reply in self.engine.stream(request):
+        codes: list[int] = []
+        drawn, reply = 0, Reply()
+        for token, reply in written:
             if token < vocabulary.text_size:
                 pending.append(token)
                 text = self.processor.tokenizer.text(pending)
@@ -343,13 +340,16 @@ class Unified:
                 yield TextDelta(self.processor.tokenizer.text(pending))
                 pending = []
             if token == opening:
-                done = 0
+                codes = []
                 yield ImageStart()
             elif token >= vocabulary.image_start:
-                done += 1
-                yield ImageProgress(done, self.layout.image_length)
+                codes.append(token - vocabulary.image_start)
+                yield ImageProgress(len(codes), self.layout.image_length)
             elif token == closing:
-                yield ImageDone(UnifiedImageProcessor.picture(reply.pictures[-1]))
+                image = UnifiedImageProcessor.picture(reply.pictures[drawn])
+                drawn += 1
+                self._remember(image, codes)
+                yield ImageDone(image)
         yield End(reply.reason)
 
     def save(self, folder: Path, *, half: bool = False) -> None:
@@ -373,6 +373,10 @@ def _converted(
     copy = UnifiedForConditionalGeneration(model.config)
     copy.load_state_dict(model.state_dict())
     return copy.to(dtype)
+
+
+def _key(image: Image.Image) -> bytes:
+    return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).digest()
 
 
 def add_event(parts: list[dict[str, Any]], event: Event) -> None:
