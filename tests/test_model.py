@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
 
 from unified import attention
 from unified.configuration import UnifiedConfig
 from unified.handle import ContextError, Notice, Unified
 from unified.modeling import IGNORE, UnifiedForConditionalGeneration, code_places
-from unified.processing import UnifiedImageProcessor
+from unified.processing import UnifiedImageProcessor, UnifiedProcessor
 from unified.sequence import Picture
 from unified.toybox.samples import TASKS, sample
 from unified.toybox.scene import render, sample_scene
@@ -132,10 +132,17 @@ def test_places_of_codes_start_again_with_each_picture() -> None:
     assert code_places(ids, image, 10).tolist() == [[0, 0, 0, 1, 0, 0, 0, 0, 1, 2]]
 
 
-def test_auto_classes_find_the_model(tiny_run: Path) -> None:
+def test_auto_classes_find_the_model(tiny_run: Path, tiny: Unified) -> None:
     folder = tiny_run / "model"
     assert isinstance(AutoConfig.from_pretrained(folder), UnifiedConfig)
     assert isinstance(AutoModel.from_pretrained(folder), UnifiedForConditionalGeneration)
+    processor = AutoProcessor.from_pretrained(folder)
+    assert isinstance(processor, UnifiedProcessor) and processor.layout == tiny.layout
+    ids = tiny.processor.tokenizer.ids("a red circle")
+    assert processor(text="a red circle")["input_ids"] == [ids]
+    picture = Image.new("RGB", (128, 64), "red")
+    assert processor(images=picture)["pixel_values"].shape == (1, 3, 64, 64)
+    assert AutoTokenizer.from_pretrained(folder).ids("a red circle") == ids
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

@@ -195,13 +195,6 @@ def assemble(
 ) -> None:
     """Write what `unified.load` reads, at half the size of training's weights."""
     model.config.training = training
-    layout = model.config.layout
-    processor = UnifiedProcessor(
-        UnifiedImageProcessor(model.config.vision_config.image_size),
-        text,
-        layout.vocabulary.image_size,
-        layout.image_length,
-        layout.view_length,
-    )
+    processor = UnifiedProcessor.of(model.config, text)
     handle = Unified(model.cpu(), processor, codec.cpu(), sampling=Sampling(**sampling))
     handle.save(folder, half=True)

@@ -418,14 +418,7 @@ def load(source: str | Path | None = None, device: str | None = None) -> Unified
         reason = str(error).splitlines()[0]
         raise checkpoint.CheckpointError(f"{folder}: cannot be read as a model: {reason}") from None
     tokenizer = TextTokenizer(str(folder / "tokenizer.model"))
-    layout = model.config.layout
-    processor = UnifiedProcessor(
-        UnifiedImageProcessor(model.config.vision_config.image_size),
-        tokenizer,
-        layout.vocabulary.image_size,
-        layout.image_length,
-        layout.view_length,
-    )
+    processor = UnifiedProcessor.of(model.config, tokenizer)
     codec = ImageTokenizer.load(folder / CODEC).to(place)
     sampling = Sampling(**json.loads((folder / SAMPLING).read_text()))
     revision = checkpoint.sha256(folder / checkpoint.MANIFEST)[:12]

@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    BatchFeature,
+    ProcessorMixin,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 
 from unified.configuration import UnifiedConfig
@@ -97,6 +103,18 @@ class UnifiedProcessor(ProcessorMixin):
         self.view_length = view_length
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
+    @classmethod
+    def of(cls, config: UnifiedConfig, tokenizer: TextTokenizer) -> UnifiedProcessor:
+        """The processor of a model."""
+        layout = config.layout
+        return cls(
+            UnifiedImageProcessor(config.vision_config.image_size),
+            tokenizer,
+            codebook_size=layout.vocabulary.image_size,
+            image_length=layout.image_length,
+            view_length=layout.view_length,
+        )
+
     @property
     def layout(self) -> Layout:
         vocabulary = Vocabulary(self.tokenizer.vocab_size, self.codebook_size)
@@ -173,4 +191,6 @@ def read_message(message: dict[str, Any], place: int = 0) -> tuple[str, list[str
     return role, parts
 
 
+AutoTokenizer.register(UnifiedConfig, TextTokenizer)
+AutoImageProcessor.register(UnifiedConfig, image_processor_classes={"pil": UnifiedImageProcessor})
 AutoProcessor.register(UnifiedConfig, UnifiedProcessor)
