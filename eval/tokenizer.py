@@ -25,12 +25,6 @@ SPLIT = "held_out"
 CODE_SCENES = 2048  # of which the use of the codebook is counted
 
 
-def _device(codec: Codec) -> torch.device:
-    parameters = getattr(codec, "parameters", None)
-    first = next(parameters(), None) if callable(parameters) else None
-    return first.device if first is not None else torch.device("cpu")
-
-
 @torch.no_grad()
 def evaluate_tokenizer(
     codec: Codec, *, count: int = 512, seed: int = 0, batch: int = 64
@@ -53,7 +47,7 @@ def evaluate_tokenizer(
     if count < 1 or batch < 1:
         raise ValueError(f"count {count} and batch {batch}: both must be at least 1")
     size = codec.spec.codebook_size
-    device = _device(codec)
+    device = codec.device
     histogram = torch.zeros(size, dtype=torch.int64)
     errors: list[torch.Tensor] = []
     similarities: list[torch.Tensor] = []
@@ -132,7 +126,7 @@ def grid(
     zoom: int = 2,
 ) -> None:
     """Write a PNG of held-out scenes, each row of originals above the row of their rebuilds."""
-    pixels = scenes(seed, 0, columns * rows, SPLIT).to(_device(codec))
+    pixels = scenes(seed, 0, columns * rows, SPLIT).to(codec.device)
     pictures = to_pictures(pixels), to_pictures(codec.decode(codec.encode(pixels)))
     height, width = codec.spec.image_size
     gap = 4

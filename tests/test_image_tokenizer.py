@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unified.tokenizers.image import ImageTokenizer, VQConfig
+from unified.tokenizers.image import ImageTokenizer, VQConfig, load_codec, new_codec
 from unified.toybox.pixels import scenes, to_pictures, to_tensor
 
 SMALL = VQConfig(
@@ -67,6 +67,10 @@ def test_saved_is_loaded(codec: ImageTokenizer, tmp_path: Path) -> None:
     pixels = scenes(0, 5, 2)
     assert torch.equal(again.encode(pixels), codec.encode(pixels))
     assert torch.equal(again.decode(codec.encode(pixels)), codec.decode(codec.encode(pixels)))
+    assert isinstance(load_codec(tmp_path), ImageTokenizer)
+    (tmp_path / "config.json").write_text('{"kind": "clay"}')
+    with pytest.raises(ValueError, match="'clay'; one of vq, layered"):
+        load_codec(tmp_path)
 
 
 def test_wrong_input_is_named(codec: ImageTokenizer, tmp_path: Path) -> None:
@@ -78,6 +82,10 @@ def test_wrong_input_is_named(codec: ImageTokenizer, tmp_path: Path) -> None:
         codec.decode(torch.zeros(1, 5, dtype=torch.long))
     with pytest.raises(ValueError, match="placed already"):
         codec.place_codebook(scenes(0, 0, 1))
+    with pytest.raises(ValueError, match="'clay'; one of vq, layered"):
+        new_codec("clay", {})
+    with pytest.raises(ValueError, match=r"unknown tokenizer\.model\.forms; one of image_size"):
+        new_codec("vq", {"forms": 3})
 
 
 def test_gradients_reach_the_encoder() -> None:
@@ -87,7 +95,7 @@ def test_gradients_reach_the_encoder() -> None:
     (rebuilt.square().mean() + commitment).backward()
     assert codec.encoder.direct.weight.grad is not None
     assert codec.encoder.direct.weight.grad.abs().sum() > 0
-    assert codes is not None and codes.shape == (4, 64)
+    assert codes.shape == (4, 64)
 
 
 def test_pictures_and_tensors_are_inverse() -> None:

@@ -13,9 +13,15 @@ from unified.pattern import Pattern, raster
 from unified.sequence import Layout, Picture, Text, Turn
 from unified.vocabulary import CONTROL, Vocabulary
 
-LAYOUT = Layout(Vocabulary(text_size=50, image_size=20), image_length=6, view_length=3)
+LAYOUT = Layout(
+    Vocabulary(text_size=50, image_size=20),
+    codebooks=(5, 12, 3),
+    books=(0, 1, 2, 1, 2, 1),
+    view_length=3,
+)
 texts = st.lists(st.integers(0, 49), min_size=1, max_size=5).map(lambda ids: Text(tuple(ids)))
-codes = st.lists(st.integers(0, 19), min_size=6, max_size=6).map(tuple)
+first, second, third = st.integers(0, 4), st.integers(5, 16), st.integers(17, 19)
+codes = st.tuples(first, second, third, second, third, second)
 pictures = st.one_of(st.builds(Picture, codes, st.booleans()), st.just(Picture(None, view=True)))
 turns = st.builds(
     Turn, st.sampled_from(("user", "assistant")), st.lists(texts | pictures, max_size=5).map(tuple)

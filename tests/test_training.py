@@ -11,7 +11,9 @@ import torch
 
 from unified import checkpoint
 from unified.handle import Unified, load
+from unified.tokenizers.image import load_codec
 from unified.train.loop import LoopConfig, learning_rate
+from unified.train.muon import Muon, orthogonalize
 from unified.train.recipe import read, recipes, run
 
 FAST = [
@@ -29,7 +31,7 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 def prepared(source: Path, target: Path) -> Path:
-    for stage in ("text", "tokenizer"):
+    for stage in ("text", "tokenizer", "vision"):
         shutil.copytree(source / stage, target / stage)
     return target
 
@@ -93,7 +95,7 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ("pretrain.loop.stepz=3", r"unknown key 'pretrain\.loop\.stepz'; one of steps, batch_size"),
-        ("scale=huge", "unknown scale 'huge'; one of tiny"),
+        ("scale=huge", "unknown scale 'huge'; one of vq, tiny"),
         ("pretrain.loop.steps=none", r"pretrain\.loop\.steps"),
         ("steps", "key=value"),
     ],
@@ -106,10 +108,42 @@ def test_wrong_recipe_settings_are_named(change: str, message: str) -> None:
 def test_unknown_recipe_and_stage_list_the_valid_ones(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"one of {recipes()[0]}"):
         read("nonesuch")
-    with pytest.raises(ValueError, match="one of text, tokenizer, pretrain, chat"):
+    with pytest.raises(ValueError, match="one of text, tokenizer, vision, pretrain, chat"):
         run("toybox", ["dance"], out=tmp_path)
     with pytest.raises(ValueError, match="run the stage 'text' first"):
         run("toybox", ["pretrain"], ["scale=tiny"], out=tmp_path)
+
+
+def test_a_tokenizer_of_each_kind_is_trained(tmp_path: Path) -> None:
+    small = [
+        "scale=vq",
+        "tokenizer.scenes=64",
+        "tokenizer.model={codebook_size: 64, encoder_width: 16, decoder_width: 16, "
+        "decoder_layers: 1, decoder_heads: 2}",
+        "tokenizer.loop={steps: 4, batch_size: 8, learning_rate: 1.0e-3}",
+    ]
+    run("toybox", ["tokenizer"], small, tmp_path, progress=False)
+    assert load_codec(tmp_path / "tokenizer" / "model").kind == "vq"
+    with pytest.raises(ValueError, match=r"tokenizer\.loop: a tokenizer of kind 'vq' needs one"):
+        run("toybox", ["tokenizer"], [*small, "tokenizer.loop=null"], tmp_path / "b")
+
+
+def test_muon_turns_updates_and_equals_the_library() -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(3, 20, 50)))
+    assert 0.6 < values.min() and values.max() < 1.3
+    start = torch.randn(8, 6)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    optimizers = (
+        Muon([ours], lr=0.1, weight_decay=0.01),
+        torch.optim.Muon([theirs], lr=0.1, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        gradient = torch.randn(8, 6)
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs, atol=5e-3, rtol=0)  # theirs multiplies in bf16
 
 
 def test_learning_rates_rise_and_fall_as_scheduled() -> None:

@@ -9,18 +9,18 @@ they stand, which is what the next-token model wants; the decoder sees all codes
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from vector_quantize_pytorch import VectorQuantize
 
 from unified.detokenizers.image import PatchDecoder
 from unified.layers import Block, patchify
-from unified.tokenizers.codec import CodecSpec
+from unified.tokenizers.codec import Codec, CodecSpec
+from unified.tokenizers.layered import LayeredTokenizer
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,13 @@ class VQConfig:
 
     @property
     def spec(self) -> CodecSpec:
-        side = self.image_size // self.patch
-        return CodecSpec(self.codebook_size, (side, side), self.patch, self.channels)
+        size = (self.image_size, self.image_size)
+        return CodecSpec((self.codebook_size,), (0,) * self.side**2, size, self.channels)
+
+    @property
+    def side(self) -> int:
+        """Codes along each side."""
+        return self.image_size // self.patch
 
 
 class PatchEncoder(nn.Module):
@@ -67,13 +72,16 @@ class PatchEncoder(nn.Module):
         return self.out(self.norm(x)) + self.direct(patches)
 
 
-class ImageTokenizer(nn.Module):
-    """The VQ autoencoder as a codec: `encode`, `decode`, `spec`, `save`, `load`."""
+class ImageTokenizer(Codec):
+    """The VQ autoencoder as a codec."""
+
+    kind = "vq"
+    Config = VQConfig
+    training_state = ("cluster_size", "embed_avg")
 
     def __init__(self, config: VQConfig):
         super().__init__()
         self.config = config
-        spec = config.spec
         self.encoder = PatchEncoder(config)
         self.quantizer = VectorQuantize(
             dim=config.code_width,
@@ -88,7 +96,7 @@ class ImageTokenizer(nn.Module):
             width=config.decoder_width,
             layers=config.decoder_layers,
             heads=config.decoder_heads,
-            grid=spec.grid,
+            grid=(config.side, config.side),
             patch=config.patch,
             channels=config.channels,
         )
@@ -111,27 +119,14 @@ class ImageTokenizer(nn.Module):
             nn.init.zeros_(layer.bias)
 
     @property
-    def spec(self) -> CodecSpec:
-        return self.config.spec
-
-    @property
     def codebook(self) -> torch.Tensor:
         """(codebook_size, code_width)."""
         book: torch.Tensor = self.quantizer.codebook
         return book
 
-    def forward(
-        self, pixels: torch.Tensor, quantize: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Training pass: reconstruction, codes (None unquantized) and commitment loss.
-
-        Without `quantize` the latents go through as they are: the first steps of
-        training, so that k-means later starts from latents that mean something.
-        """
-        latents = self.encoder(pixels).float()
-        if not quantize:
-            return self.decoder(latents), None, latents.new_zeros(())
-        vectors, codes, commitment = self._quantize(latents)
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Training pass: reconstruction, codes and commitment loss."""
+        vectors, codes, commitment = self._quantize(self.encoder(pixels).float())
         return self.decoder(vectors), codes, commitment.sum()
 
     def _quantize(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -164,11 +159,7 @@ class ImageTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) in [-1, 1] -> codes (B, length) int64: the nearest, Euclidean."""
-        want = (self.config.channels, *self.spec.image_size)
-        if tuple(pixels.shape[1:]) != want:
-            raise ValueError(
-                f"pictures of shape {tuple(pixels.shape[1:])}; this codec takes {want}"
-            )
+        self.check_pixels(pixels)
         latents, book = self.encoder(pixels).float(), self.codebook.float()
         # |x - e|^2 without its constant |x|^2: (B, length, codebook_size)
         return (book.square().sum(-1) - 2 * latents @ book.T).argmin(-1)
@@ -176,44 +167,36 @@ class ImageTokenizer(nn.Module):
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (B, length) -> (B, C, H, W) in [-1, 1]."""
-        size = self.config.codebook_size
-        if codes.shape[1:] != (self.spec.length,):
-            raise ValueError(f"{tuple(codes.shape)} codes; a picture has {self.spec.length}")
-        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < size):
-            raise ValueError(f"codes outside 0..{size - 1}")
+        self.spec.check(codes)
         out: torch.Tensor = self.decoder(self.codebook[codes].to(self.decoder.position.dtype))
         return out.float().clamp(-1, 1)
 
-    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json and model.safetensors; float weights as `dtype`, fp32 again on load."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        weights = {
-            key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-            for key, value in self.state_dict().items()
-            if _is_shipped(key)
-        }
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
-    @classmethod
-    def load(cls, folder: Path) -> ImageTokenizer:
-        """Read what `save` wrote; the codec is in eval mode.
-
-        Raises:
-            ValueError: a weight is missing or has another shape.
-        """
-        values: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        codec = cls(VQConfig(**values))
-        state = load_file(folder / "model.safetensors")
-        expected = {k: v for k, v in codec.state_dict().items() if _is_shipped(k)}
-        for key, value in expected.items():
-            if key not in state or state[key].shape != value.shape:
-                got = tuple(state[key].shape) if key in state else "nothing"
-                raise ValueError(f"{folder}: {key} should be {tuple(value.shape)}, is {got}")
-        codec.load_state_dict(state, strict=False)
-        return codec.eval()
+KINDS: dict[str, type[Codec]] = {c.kind: c for c in (ImageTokenizer, LayeredTokenizer)}
 
 
-def _is_shipped(key: str) -> bool:
-    """All but the quantizer's training statistics, which a resumed run keeps elsewhere."""
-    return "cluster_size" not in key and "embed_avg" not in key
+def new_codec(kind: str, settings: dict[str, Any]) -> Codec:
+    """A codec to be trained.
+
+    Raises:
+        ValueError: unknown kind or setting; the valid ones are listed.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown picture tokenizer {kind!r}; one of {', '.join(KINDS)}")
+    known = [field.name for field in fields(KINDS[kind].Config)]
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"unknown tokenizer.model.{key}; one of {', '.join(known)}")
+    return KINDS[kind](KINDS[kind].Config(**settings))
+
+
+def load_codec(folder: Path) -> Codec:
+    """A saved codec of whatever kind, in eval mode.
+
+    Raises:
+        ValueError: unknown kind, or weights that do not fit.
+    """
+    kind = json.loads((folder / "config.json").read_text()).get("kind", ImageTokenizer.kind)
+    if kind not in KINDS:
+        raise ValueError(f"{folder}: unknown picture tokenizer {kind!r}; one of {', '.join(KINDS)}")
+    return KINDS[kind].load(folder)

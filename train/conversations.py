@@ -18,7 +18,7 @@ import torch
 
 from unified.modeling import IGNORE
 from unified.sequence import Layout, Picture, Sequence, Text, Turn
-from unified.tokenizers.image import ImageTokenizer
+from unified.tokenizers.codec import Codec
 from unified.tokenizers.text import TextTokenizer
 from unified.toybox.pixels import to_tensor
 from unified.toybox.samples import Sample
@@ -57,7 +57,7 @@ class Conversations:
         self,
         layout: Layout,
         text: TextTokenizer,
-        codec: ImageTokenizer,
+        codec: Codec,
         *,
         user_views: float = 0.6,
         shift: int = 3,
@@ -106,9 +106,7 @@ class Conversations:
             return [], torch.empty(0)
         pixels = to_tensor(np.stack([render(scene) for scene in scenes])).to(self.device)
         codes = self.codec.encode(pixels)
-        with torch.autocast(self.device, torch.bfloat16):
-            rebuilt = self.codec.decode(codes)
-        return [tuple(row) for row in codes.tolist()], rebuilt.float()
+        return [tuple(row) for row in codes.tolist()], self.codec.decode(codes)
 
     def _row(
         self,
@@ -119,7 +117,7 @@ class Conversations:
         index: int,
         rng: random.Random,
     ) -> _Row:
-        drawn_only = sample.task == "draw" and rng.random() < self.dropout
+        drawn_only = sample.task in ("draw", "render") and rng.random() < self.dropout
         as_view = sample.task != "dialogue" and rng.random() < self.user_views
         turns, views = [], []
         for turn in sample.turns:
@@ -129,11 +127,13 @@ class Conversations:
                     parts.append(Text(tuple(self.text.ids(part))))
                     continue
                 if turn.role == "assistant":  # drawn: read back as it will look
-                    parts.append(Picture(codes[index]))
-                    views.append(rebuilt[index])
+                    reread = sample.task != "render"  # nothing follows that could use it
+                    parts.append(Picture(codes[index], view=reread))
+                    if reread:
+                        views.append(rebuilt[index])
                 else:
                     picture = render(scenes[index])
-                    if as_view and rng.random() < 0.5:
+                    if as_view and rng.random() < 0.25:
                         picture = shifted(picture, self.shift, rng)
                     parts.append(Picture(None if as_view else codes[index]))
                     views.append(to_tensor(picture[None])[0].to(self.device))

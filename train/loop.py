@@ -7,6 +7,7 @@ moment continues with the same losses. Knows nothing of pictures or words.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import time
@@ -22,6 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from unified import checkpoint
+from unified.precision import autocast
+from unified.train.muon import Muon
+
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+           TimeRemainingColumn())  # fmt: skip
 
 
 class LoopConfig(BaseModel):
@@ -40,7 +46,8 @@ class LoopConfig(BaseModel):
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
-    precision: str = "bf16"  # of the matrix products; weights and moments stay fp32
+    # of the matrix products; weights and moments stay fp32. "auto": bf16 where it is native
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     save_every: int = 250
     log_every: int = 10
     sample_every: int = 500
@@ -95,11 +102,10 @@ def optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimiz
     ]
     if hidden:
         found.append(
-            torch.optim.Muon(
+            Muon(
                 [p for name, p in named if name in hidden],
                 lr=config.learning_rate,
                 weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",  # so that one learning rate serves both
             )
         )
     return found
@@ -132,6 +138,8 @@ def fit(
     """
     from torch.utils.tensorboard import SummaryWriter  # a second to import: only when training
 
+    if device == "cpu":
+        _keep_freed_memory()
     root = folder / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -140,13 +148,7 @@ def fit(
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
     log = _Log(folder / "log.jsonl", first)
     bad, seen, clock = 0, 0, time.perf_counter()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not progress) as bar:
+    with Progress(*COLUMNS, disable=not progress) as bar:
         task = bar.add_task(name, total=config.steps, completed=first)
         for step, batch in _batches(stage, first, config.steps, device):
             rate = learning_rate(config, step)
@@ -155,7 +157,7 @@ def fit(
             stage.model.train()
             total: Counter[str] = Counter()
             for part in batch:
-                with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
+                with autocast(device, config.precision):
                     loss, values = stage.loss(part, step)
                 loss.backward()
                 total.update({"loss": loss.item(), **values})
@@ -199,6 +201,18 @@ def fit(
                 clock = time.perf_counter()
     board.close()
     stage.model.eval()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed: activations of the same sizes come back every step, and mapping
+    them afresh, page by page, costs a quarter of a step on two cores (LOG.md)."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    trim_threshold, mmap_max = -1, -4
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def _batches(stage: Stage, first: int, steps: int, device: str) -> Iterator[tuple[int, list[Any]]]:

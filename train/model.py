@@ -18,7 +18,7 @@ from unified.modeling import UnifiedForConditionalGeneration
 from unified.processing import UnifiedImageProcessor, UnifiedProcessor
 from unified.sampling import Sampling
 from unified.sequence import Text, Turn
-from unified.tokenizers.image import ImageTokenizer
+from unified.tokenizers.codec import Codec
 from unified.tokenizers.text import TextTokenizer
 from unified.toybox.samples import sample
 from unified.train.conversations import POOL, Batch, Conversations, mixed
@@ -51,7 +51,7 @@ class StageConfig(BaseModel):
 
 
 def build(
-    config: ModelConfig, text: TextTokenizer, codec: ImageTokenizer, seed: int, device: str
+    config: ModelConfig, text: TextTokenizer, codec: Codec, seed: int, device: str
 ) -> UnifiedForConditionalGeneration:
     """A new model for these tokenizers, its weights drawn from `seed`."""
     torch.manual_seed(seed)
@@ -60,22 +60,15 @@ def build(
         text_config=config.decoder,
         vision_config={"image_size": spec.image_size[0], **config.vision},
         image_config={
-            "codebook_size": spec.codebook_size,
-            "rows": spec.grid[0],
-            "columns": spec.grid[1],
+            "codebooks": list(spec.codebooks),
+            "books": list(spec.books),
             **config.image,
         },
         text_size=text.vocab_size,
         user_picture=config.user_picture,
     )
     unified._attn_implementation = attention.implementation(device)
-    model = UnifiedForConditionalGeneration(unified)
-    book = codec.codebook.detach().cpu().float()
-    book = (book - book.mean(0)) / book.std()
-    for weight, scale in ((model.code_embedding.weight, 1.0), (model.image_head.down.weight, 0.05)):
-        if book.shape == weight.shape:  # patches that look alike start alike
-            weight.data.copy_(book * scale)
-    return model.to(device)
+    return UnifiedForConditionalGeneration(unified).to(device)
 
 
 class ModelStage:
@@ -86,7 +79,7 @@ class ModelStage:
         config: StageConfig,
         model: UnifiedForConditionalGeneration,
         text: TextTokenizer,
-        codec: ImageTokenizer,
+        codec: Codec,
         seed: int,
         device: str,
     ):
@@ -138,14 +131,14 @@ def train_stage(
     config: StageConfig,
     model: UnifiedForConditionalGeneration,
     text: TextTokenizer,
-    codec: ImageTokenizer,
+    codec: Codec,
     folder: Path,
     *,
     seed: int,
     device: str,
     progress: bool = True,
 ) -> None:
-    """Run one stage in place; its weights are saved to folder/model."""
+    """Run one stage on `model`, in place."""
     stage = ModelStage(config, model, text, codec, seed, device)
     engine = Engine(model, codec)
 
@@ -165,7 +158,6 @@ def train_stage(
         on_sample=show,
         progress=progress,
     )
-    model.save_pretrained(folder / "model")
 
 
 def sheet(engine: Engine, text: TextTokenizer, *, seed: int, count: int = 12) -> Image.Image:
@@ -188,7 +180,7 @@ def sheet(engine: Engine, text: TextTokenizer, *, seed: int, count: int = 12) ->
 def assemble(
     model: UnifiedForConditionalGeneration,
     text: TextTokenizer,
-    codec: ImageTokenizer,
+    codec: Codec,
     sampling: dict[str, Any],
     training: dict[str, Any],
     folder: Path,

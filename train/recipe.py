@@ -1,6 +1,6 @@
 """Recipes: one YAML file names stages, sizes and schedules; `run` carries them out in order.
 
-    text -> tokenizer -> pretrain -> chat -> model
+    text -> tokenizer -> vision -> pretrain -> chat -> model
 
 Each stage writes to its own folder below the run's and is skipped when it is finished, so that a
 killed run goes on where it stopped. The resolved recipe is saved with the run.
@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from unified.train.model import ModelConfig, StageConfig
 from unified.train.tokenizer import TokenizerConfig
+from unified.train.vision import VisionConfig
 
 RECIPES = Path(__file__).parent / "recipes"
-STAGES = ("text", "tokenizer", "pretrain", "chat")
+STAGES = ("text", "tokenizer", "vision", "pretrain", "chat")
 
 
 class TextConfig(BaseModel):
@@ -42,6 +43,7 @@ class Recipe(BaseModel):
     text: TextConfig
     tokenizer: TokenizerConfig
     model: ModelConfig
+    vision: VisionConfig
     pretrain: StageConfig
     chat: StageConfig
     sampling: dict[str, Any] = {}
@@ -148,12 +150,13 @@ def run(
         plan.seed = seed
     import torch  # after the cheap checks
 
-    from unified.tokenizers.image import ImageTokenizer
+    from unified.tokenizers.image import load_codec
     from unified.tokenizers.text import TextTokenizer
     from unified.tokenizers.text import train as train_text
     from unified.toybox.samples import corpus
     from unified.train.model import assemble, build, train_stage
     from unified.train.tokenizer import train_tokenizer
+    from unified.train.vision import train_vision
 
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = out or Path("runs") / plan.name
@@ -177,28 +180,21 @@ def run(
         else:
             _need(pieces, "text")
             _need(codec_folder / "config.json", "tokenizer")
-            text, codec = TextTokenizer(str(pieces)), ImageTokenizer.load(codec_folder).to(where)
+            text, codec = TextTokenizer(str(pieces)), load_codec(codec_folder).to(where)
             model = build(plan.model, text, codec, plan.seed, where)
-            if name == "chat":
-                start = folder / "pretrain" / "model"
-                _need(start / "config.json", "pretrain")
-                model = (
-                    type(model)
-                    .from_pretrained(start, attn_implementation=model.config._attn_implementation)
-                    .to(where)
-                )
-            settings = plan.pretrain if name == "pretrain" else plan.chat
-            train_stage(
-                name,
-                settings,
-                model,
-                text,
-                codec,
-                folder / name,
-                seed=plan.seed,
-                device=where,
-                progress=progress,
-            )
+            before = STAGES[STAGES.index(name) - 1]
+            if name != "vision":
+                start = folder / before / "model"
+                _need(start / "config.json", before)
+                attention = model.config._attn_implementation
+                model = type(model).from_pretrained(start, attn_implementation=attention).to(where)
+            common: dict[str, Any] = {"seed": plan.seed, "device": where, "progress": progress}
+            if name == "vision":
+                train_vision(plan.vision, model, text, folder / name, **common)
+            else:
+                settings = plan.pretrain if name == "pretrain" else plan.chat
+                train_stage(name, settings, model, text, codec, folder / name, **common)
+            model.save_pretrained(folder / name / "model")
             if name == "chat":
                 summary = {"recipe": plan.name, "seed": plan.seed, "stages": plan.model_dump()}
                 assemble(model, text, codec, plan.sampling, summary, folder / "model")

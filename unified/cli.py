@@ -350,7 +350,7 @@ def tokenizer_encode(
     handle = _load(model, device)
     spec = handle.codec.spec
     codes = handle.encode(handle.processor.image_processor.pixels(image))
-    value = {"grid": list(spec.grid), "codebook_size": spec.codebook_size, "codes": codes}
+    value = {"codebooks": list(spec.codebooks), "codes": codes}
     _json(value, out)
     if out is not None:
         print(named(out))
@@ -481,7 +481,7 @@ def _load(model: str | None, device: str | None) -> Any:
 def _codec(model: str | None) -> Any:
     """The picture tokenizer in a model directory, or in a directory of its own."""
     from unified import checkpoint, handle
-    from unified.tokenizers.image import ImageTokenizer
+    from unified.tokenizers.image import load_codec
 
     folder = Path(model) if model is not None else handle.DEFAULT
     if (folder / checkpoint.MANIFEST).is_file():
@@ -490,7 +490,7 @@ def _codec(model: str | None) -> Any:
         folder = folder / handle.CODEC
     if not (folder / "config.json").is_file():
         raise ValueError(f"{named(folder)}: no tokenizer there; name a directory that has one")
-    return ImageTokenizer.load(folder)
+    return load_codec(folder)
 
 
 def _text(text: str, what: str, advice: str) -> str:

@@ -33,22 +33,28 @@ class UnifiedImageConfig(PreTrainedConfig):
     """The generation side: codes as input (embedding, aligner) and as output (head).
 
     Attributes:
-        grid_positions: add a learnt embedding of a code's place in the grid, so that a place can
-            be attended to whatever its distance in the sequence (editing copies by place).
+        codebooks, books: sizes of the codec's codebooks, and the one of each code of a picture.
+        place_embedding: add a learnt embedding of a code's place in the picture, so that a place
+            can be attended to whatever its distance in the sequence (editing copies by place).
     """
 
     model_type = "unified_image"
 
-    codebook_size: int = 2048
-    rows: int = 8
-    columns: int = 8
-    embedding_size: int = 64
+    codebooks: list[int] | tuple[int, ...] = (2048,)
+    books: list[int] | tuple[int, ...] = (0,) * 64
+    embedding_size: int = 128
     head_size: int = 256
-    grid_positions: bool = True
+    place_embedding: bool = True
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes of all codebooks together."""
+        return sum(self.codebooks)
 
     @property
     def length(self) -> int:
-        return self.rows * self.columns
+        """Codes of one picture."""
+        return len(self.books)
 
 
 class UnifiedConfig(PreTrainedConfig):
@@ -99,7 +105,13 @@ class UnifiedConfig(PreTrainedConfig):
     @property
     def layout(self) -> Layout:
         """The declared spec of this model's sequences."""
-        return Layout(self.vocabulary, self.image_config.length, self.vision_config.slots)
+        image = self.image_config
+        return Layout(
+            self.vocabulary,
+            tuple(image.codebooks),
+            tuple(image.books),
+            self.vision_config.slots,
+        )
 
 
 AutoConfig.register("unified", UnifiedConfig)

@@ -17,7 +17,7 @@ from unified.cache import block_cache
 from unified.grammar import Grammar
 from unified.modeling import UnifiedForConditionalGeneration, code_places
 from unified.sampling import Sampling, choose, guidance_weight
-from unified.tokenizers.image import ImageTokenizer
+from unified.tokenizers.codec import Codec
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Request:
         ids: the conversation so far, `<assistant>` opened last.
         views: (N, C, H, W) in [-1, 1], one for each view in `ids`.
         draw: "auto": the model decides; "never"; "first": as auto, over at its first picture;
-            "only": one picture at once and nothing else, whatever the model would say.
+            "only": as first, but where it would end without a picture it draws one all the same.
         most: ids at most in the reply; it is ended there, a begun picture completed first.
     """
 
@@ -68,7 +68,7 @@ class _Row:
 class Engine:
     """Runs requests on one model. Tokens and pictures only: words are the handle's business."""
 
-    def __init__(self, model: UnifiedForConditionalGeneration, codec: ImageTokenizer):
+    def __init__(self, model: UnifiedForConditionalGeneration, codec: Codec):
         self.model, self.codec = model, codec
         self.layout = model.config.layout
         self.vocabulary = self.layout.vocabulary
@@ -148,25 +148,28 @@ class Engine:
             return row.grammar.forced
         assert logits is not None
         if row.grammar.head == "image":
-            code = choose(
-                logits,
+            (allowed,) = row.grammar.choices()
+            start = vocabulary.image_start
+            return allowed.start + choose(
+                logits[allowed.start - start : allowed.stop - start],
                 row.generator,
                 temperature=sampling.temperature,
                 top_k=sampling.top_k,
                 top_p=sampling.top_p,
                 min_p=sampling.min_p,
             )
-            return vocabulary.image_start + code
-        if request.draw == "only":
-            return vocabulary.control("image")
         room = min(request.most, self.context - len(request.ids)) - len(row.reply.ids)
-        if room <= 1:
-            return vocabulary.control("end")
         block = self.layout.image_length + self.layout.view_length + 5
-        allowed = torch.full_like(logits, -torch.inf)
+        end, image = vocabulary.control("end"), vocabulary.control("image")
+        if request.draw == "only" and room <= block + 1:
+            return image
+        if room <= 1:
+            return end
+        barred = torch.full_like(logits, -torch.inf)
         for choice in row.grammar.choices(draw=request.draw != "never" and room > block):
-            allowed[choice.start : choice.stop] = 0
-        return choose(logits + allowed, row.generator, temperature=sampling.text_temperature)
+            barred[choice.start : choice.stop] = 0
+        token = choose(logits + barred, row.generator, temperature=sampling.text_temperature)
+        return image if request.draw == "only" and token == end else token
 
     def _advance(self, row: _Row, token: int) -> None:
         vocabulary = self.vocabulary
@@ -175,8 +178,7 @@ class Engine:
         if token >= vocabulary.image_start:
             row.codes.append(token - vocabulary.image_start)
         elif token == vocabulary.control("image_end"):
-            device = self.codec.codebook.device
-            picture = self.codec.decode(torch.tensor([row.codes], device=device))[0]
+            picture = self.codec.decode(torch.tensor([row.codes], device=self.model.device))[0]
             row.reply.pictures.append(picture)
             row.codes = []
             if row.request.draw in ("first", "only"):

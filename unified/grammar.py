@@ -35,6 +35,8 @@ class Grammar:
         vocabulary = self.layout.vocabulary
         kind = vocabulary.kind(token)
         name = {"text": "text", "image": "code"}.get(kind) or vocabulary.name(token)[1:-1]
+        if self.state == "codes" and kind == "image":
+            self.layout.check_code(token, self.layout.image_length - self.left)
         self.state, self.left = self._next(name)
 
     def _next(self, name: str) -> tuple[str, int]:
@@ -89,7 +91,7 @@ class Grammar:
         """Ranges of ids that the live head may choose from; `draw` allows to open a picture."""
         vocabulary = self.layout.vocabulary
         if self.head == "image":
-            return [range(vocabulary.image_start, len(vocabulary))]
+            return [self.layout.codes_at(self.layout.image_length - self.left)]
         if self.head == "text":
             names = ("end", "image") if draw else ("end",)
             marks = [vocabulary.control(name) for name in names]

@@ -17,7 +17,8 @@ from unified.engine import Engine, Reply, Request
 from unified.modeling import UnifiedForConditionalGeneration
 from unified.processing import Prompt, UnifiedImageProcessor, UnifiedProcessor
 from unified.sampling import Sampling
-from unified.tokenizers.image import ImageTokenizer
+from unified.tokenizers.codec import Codec
+from unified.tokenizers.image import load_codec
 from unified.tokenizers.text import TextTokenizer
 
 DEFAULT = Path(__file__).parent / "weights" / "toybox"
@@ -88,7 +89,7 @@ class Unified:
         self,
         model: UnifiedForConditionalGeneration,
         processor: UnifiedProcessor,
-        codec: ImageTokenizer,
+        codec: Codec,
         *,
         sampling: Sampling | None = None,
         revision: str = "",
@@ -167,7 +168,8 @@ class Unified:
         on_step: Callable[[int, int], None] | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """Draw `n` pictures of each prompt, whatever the model would say to it (forced).
+        """Draw `n` pictures of each prompt, whatever the model would say to it (forced). As in
+        chat, it first says to itself what it understood, and draws that.
 
         Picture k of all is drawn with seed + k. `on_step(done, total)` counts codes.
         """
@@ -419,7 +421,7 @@ def load(source: str | Path | None = None, device: str | None = None) -> Unified
         raise checkpoint.CheckpointError(f"{folder}: cannot be read as a model: {reason}") from None
     tokenizer = TextTokenizer(str(folder / "tokenizer.model"))
     processor = UnifiedProcessor.of(model.config, tokenizer)
-    codec = ImageTokenizer.load(folder / CODEC).to(place)
+    codec = load_codec(folder / CODEC).to(place)
     sampling = Sampling(**json.loads((folder / SAMPLING).read_text()))
     revision = checkpoint.sha256(folder / checkpoint.MANIFEST)[:12]
     return Unified(

@@ -71,7 +71,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         )
         self.code_embedding = nn.Embedding(image.codebook_size, image.embedding_size)
         self.code_aligner = MLP(image.embedding_size, width, width)
-        self.code_place = nn.Embedding(image.length, width) if image.grid_positions else None
+        self.code_place = nn.Embedding(image.length, width) if image.place_embedding else None
         self.text_head = nn.Linear(width, config.vocabulary.text_head, bias=False)
         self.image_head = MLP(width, image.head_size, image.codebook_size)
         self.post_init()

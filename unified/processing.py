@@ -7,7 +7,7 @@ on its own and control ids are put between by the layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,14 +92,13 @@ class UnifiedProcessor(ProcessorMixin):
         self,
         image_processor: UnifiedImageProcessor,
         tokenizer: TextTokenizer,
-        codebook_size: int = 2048,
-        image_length: int = 64,
+        codebooks: Sequence[int] = (2048,),
+        books: Sequence[int] = (0,) * 64,
         view_length: int = 16,
         chat_template: str | None = None,
         **kwargs: Any,
     ):
-        self.codebook_size = codebook_size
-        self.image_length = image_length
+        self.codebooks, self.books = list(codebooks), list(books)
         self.view_length = view_length
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
@@ -110,15 +109,15 @@ class UnifiedProcessor(ProcessorMixin):
         return cls(
             UnifiedImageProcessor(config.vision_config.image_size),
             tokenizer,
-            codebook_size=layout.vocabulary.image_size,
-            image_length=layout.image_length,
+            codebooks=layout.codebooks,
+            books=layout.books,
             view_length=layout.view_length,
         )
 
     @property
     def layout(self) -> Layout:
-        vocabulary = Vocabulary(self.tokenizer.vocab_size, self.codebook_size)
-        return Layout(vocabulary, self.image_length, self.view_length)
+        vocabulary = Vocabulary(self.tokenizer.vocab_size, sum(self.codebooks))
+        return Layout(vocabulary, tuple(self.codebooks), tuple(self.books), self.view_length)
 
     def prompt(
         self,

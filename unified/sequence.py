@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from unified.vocabulary import Vocabulary
+from unified.vocabulary import Vocabulary, book_ranges
 
 ROLES = ("user", "assistant")
 
@@ -64,11 +64,36 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Layout:
-    """The spec of one model's sequences: vocabulary, codes a picture and slots a view."""
+    """The spec of one model's sequences.
+
+    Attributes:
+        codebooks: sizes of the picture codebooks; together the vocabulary's image range.
+        books: the codebook of each code of a picture, in written order.
+        view_length: slots of a view.
+    """
 
     vocabulary: Vocabulary
-    image_length: int
+    codebooks: tuple[int, ...]
+    books: tuple[int, ...]
     view_length: int
+
+    def __post_init__(self) -> None:
+        if sum(self.codebooks) != self.vocabulary.image_size:
+            raise ValueError(
+                f"codebooks of {sum(self.codebooks)} codes, an image range of "
+                f"{self.vocabulary.image_size}"
+            )
+
+    @property
+    def image_length(self) -> int:
+        """Codes of a picture."""
+        return len(self.books)
+
+    def codes_at(self, place: int) -> range:
+        """Ids that may stand at a place of a picture: those of its codebook."""
+        start = self.vocabulary.image_start
+        codes = book_ranges(self.codebooks)[self.books[place]]
+        return range(start + codes.start, start + codes.stop)
 
     def flatten(self, turns: list[Turn] | tuple[Turn, ...], reply: bool = False) -> Sequence:
         """Turns -> ids and loss mask. With `reply`, <assistant> is opened for the model to go on.
@@ -103,10 +128,23 @@ class Layout:
             if len(picture.codes) != self.image_length:
                 raise ValueError(f"{len(picture.codes)} codes; a picture has {self.image_length}")
             out.add([control("image")], learn)
-            out.add(self.vocabulary.image_ids(list(picture.codes)), learn)
+            ids = self.vocabulary.image_ids(list(picture.codes))
+            for place, token in enumerate(ids):
+                self.check_code(token, place)
+            out.add(ids, learn)
             out.add([control("image_end")], False)
         if picture.view:
             out.add(self.view_ids(), False)
+
+    def check_code(self, token: int, place: int) -> None:
+        """Raise ValueError for a code of another codebook than its place wants."""
+        allowed = self.codes_at(place)
+        if token not in allowed:
+            raise ValueError(
+                f"{self.vocabulary.name(token)} at place {place} of a picture, where codes "
+                f"{allowed.start - self.vocabulary.image_start} to "
+                f"{allowed.stop - 1 - self.vocabulary.image_start} stand"
+            )
 
     def view_ids(self) -> list[int]:
         control = self.vocabulary.control

@@ -8,6 +8,7 @@ to an id outside the text range. Nobody else adds offsets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONTROL = (
@@ -22,6 +23,12 @@ CONTROL = (
     "view_end",
     "slot",  # one feature; its embedding is filled in by the encoder
 )
+
+
+def book_ranges(sizes: Sequence[int]) -> tuple[range, ...]:
+    """Codebooks numbered through: sizes (8, 3) -> 0..7, 8..10."""
+    starts = [sum(sizes[:k]) for k in range(len(sizes))]
+    return tuple(range(start, start + size) for start, size in zip(starts, sizes, strict=True))
 
 
 @dataclass(frozen=True)

@@ -212,14 +212,13 @@ def _two(scene: Scene, labels: frozenset[str]) -> tuple[Any, Any]:
 
 
 def drawn(request: Request, scene: Scene, rng: random.Random) -> Turn:
-    """The reply that draws: mostly with a sentence that repeats what was understood."""
+    """The reply that draws: nearly always after a sentence that says what was understood, so that
+    what the codes follow is the assistant's own few words, whatever the user's were."""
     draw = rng.random()
-    if draw < 0.62:
+    if draw < 0.88:
         return reply(here(request), scene)
-    if draw < 0.85:
+    if draw < 0.96:
         return reply(scene)
-    if draw < 0.93:
-        return reply("Here you are.", scene)
     return reply(scene, f"{canonical(request)[0].upper()}{canonical(request)[1:]}.")
 
 
@@ -317,6 +316,16 @@ def draw(rng: random.Random, split: str) -> Dialogue:
     return turns, facts
 
 
+def render(rng: random.Random, split: str) -> Dialogue:
+    """The assistant's own words for a picture, then the picture: no phrasing to understand yet."""
+    scene = compose(rng, split, _any_things)
+    request = request_for(scene, rng, rng.choice((0.3, 1.5, 3.0)))
+    words = capital(f"{canonical(request)}.")
+    said = reply(here(request), scene) if rng.random() < 0.3 else reply(scene)
+    facts = {"skill": "free", "scene": scene_facts(scene), "request": request.facts()}
+    return [user(words), said], facts | {"draws": [True]}
+
+
 # --- ask and caption ---------------------------------------------------------------------------
 
 _CAPTION_FULL = (
@@ -383,6 +392,14 @@ def ask(rng: random.Random, split: str) -> Dialogue:
     return turns, facts
 
 
+def describe(rng: random.Random, split: str) -> Dialogue:
+    """A picture and every fact of it: no phrasing to understand yet."""
+    scene = compose(rng, split, _any_things)
+    words = sentence(description(scene))
+    facts = {"skill": "caption", "scene": scene_facts(scene), "answers": [words]}
+    return [user(scene, "Describe."), reply(words)], facts | {"draws": [False]}
+
+
 def caption(rng: random.Random, split: str) -> Dialogue:
     """A picture described: every fact, or things and counts."""
     scene = compose(rng, split, _any_things)
@@ -430,7 +447,7 @@ class _Story:
     def cost(self) -> float:
         """About how many ids the turns take."""
         words = sum(len(t.text.split()) for t in self.turns)
-        return 1.6 * words + 4 * len(self.turns) + 86 * len(self.scenes)
+        return 1.6 * words + 4 * len(self.turns) + 54 * len(self.scenes)
 
     def say(self, asked: Turn, said: Turn, step: dict[str, Any]) -> None:
         self.turns += [asked, said]
@@ -1186,6 +1203,8 @@ def talking(rng: random.Random, split: str) -> Dialogue:
 
 
 BUILDERS: dict[str, Callable[[random.Random, str], Dialogue]] = {
+    "render": render,
+    "describe": describe,
     "draw": draw,
     "ask": ask,
     "caption": caption,

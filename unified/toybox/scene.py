@@ -1,7 +1,7 @@
 """A scene: up to four things on a background, its exact facts, and its pixels.
 
-A scene is 64x64 pixels on a lattice of 8-pixel tiles; a small thing covers 2x2 tiles, a big one
-3x3, and no two overlap. Some combinations are held out of all training by a fixed rule.
+A scene is 64x64 pixels on a lattice of 16-pixel tiles; a small thing covers one tile, a big one
+2x2, and no two overlap. Some combinations are held out of all training by a fixed rule.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from unified.toybox.sprites import COLOURS, OBJECTS, SHAPES, SIZES, sprite
 
 SIDE = 64  # pixels
-TILE = 8
+TILE = 16
 GRID = SIDE // TILE
 SKY, GRASS, SAND = (188, 224, 250), (166, 214, 126), (240, 220, 166)
-# name -> colour of the upper five and the lower three rows of tiles
+# name -> colour of the upper three rows of tiles and the lowest
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "white": ((250, 250, 250), (250, 250, 250)),
     "sky": (SKY, SKY),
@@ -32,7 +32,7 @@ BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "meadow": (SKY, GRASS),
     "beach": (SKY, SAND),
 }
-HORIZON = 5 * TILE
+HORIZON = 3 * TILE
 PLACES = (
     ("top left", "top", "top right"),
     ("left", "middle", "right"),

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 ASSETS = Path(__file__).parent / "assets"
-SIZES = {"small": 16, "big": 24}  # pixels a side
+SIZES = {"small": 16, "big": 32}  # pixels a side
 
 # name -> (emoji, category)
 EMOJI: dict[str, tuple[str, str]] = {
@@ -116,7 +116,7 @@ def _sheet() -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=1024)
 def sprite(name: str, size: str, colour: str | None = None) -> np.ndarray:
-    """Picture of one thing with transparency, uint8 (side, side, 4), side 16 or 24 pixels."""
+    """Picture of one thing with transparency, uint8 (side, side, 4), side 16 or 32 pixels."""
     side = SIZES[size]
     if name in OBJECTS:
         row = list(OBJECTS).index(name)
