@@ -199,7 +199,7 @@ def test_schedules_are_the_sampling_module_s() -> None:
         (["train"], "which recipe? One of toybox"),
         (["train", "nothing"], "unknown recipe 'nothing'; one of toybox"),
         (["train", "toybox", "--set", "scale"], "--set takes key=value"),
-        (["train", "toybox", "--set", "scale=odd"], "unknown scale 'odd'; one of tiny"),
+        (["train", "toybox", "--set", "scale=odd"], "unknown scale 'odd'; one of vq, tiny"),
         (["train", "toybox", "--stage", "odd"], "unknown stage 'odd'; one of text, tokenizer"),
         (["tokenizer", "train", "nothing"], "unknown recipe 'nothing'"),
         (["tokenizer", "encode", "text.png"], "not a picture"),

@@ -49,7 +49,7 @@ def test_soft_pictures_are_as_soft_as_promised() -> None:
         rng = random.Random(seed)
         picture = render(sample_scene(rng))
         error = (soften(picture, rng).astype(np.float64) - picture) ** 2
-        assert 10 * np.log10(65025 / error.mean()) == pytest.approx(26, abs=0.7)
+        assert 10 * np.log10(65025 / error.mean()) == pytest.approx(26, abs=1)
 
 
 def test_unknown_thing_is_reported() -> None:
@@ -75,7 +75,7 @@ def test_things_between_the_tiles() -> None:
 
 
 def test_pictures_of_any_size_and_arrays_of_one() -> None:
-    scene = scene_of(("star", "blue", "big", 3, 3), on="sand")
+    scene = scene_of(("star", "blue", "big", 1, 2), on="sand")
     large = Image.fromarray(render(scene)).resize((256, 256), Image.Resampling.BICUBIC)
     assert judge(large).counts == scene.counts
     with pytest.raises(ValueError, match="shape"):
@@ -83,8 +83,8 @@ def test_pictures_of_any_size_and_arrays_of_one() -> None:
 
 
 def test_rules() -> None:
-    cat, dog = ("cat", None, "small", 0, 3), ("dog", None, "small", 5, 3)
-    found = judge(render(scene_of(cat, dog, ("circle", "red", "small", 3, 6))))
+    cat, dog = ("cat", None, "small", 0, 1), ("dog", None, "small", 3, 1)
+    found = judge(render(scene_of(cat, dog, ("circle", "red", "small", 1, 3))))
 
     def asked(*things: dict[str, Any], **rest: Any) -> dict[str, Any]:
         return {"things": list(things), **rest}

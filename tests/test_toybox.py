@@ -134,7 +134,7 @@ def test_samples_are_well_formed(split: str) -> None:
         assert all(scene.is_valid() and scene.things for scene in pictures)
         words = sum(len(turn.text.split()) for turn in item.turns)
         assert len(pictures) <= 3
-        assert 86 * len(pictures) + 1.6 * words + 4 * len(item.turns) <= 460
+        assert 54 * len(pictures) + 1.6 * words + 4 * len(item.turns) <= 460
         for turn in item.turns:
             assert turn.parts and all(part for part in turn.parts)
             assert "{" not in turn.text or item.facts["skill"] != "draw"

@@ -69,7 +69,7 @@ def apply(scene: Scene, turn: dict[str, Any], rng: random.Random) -> Scene | Non
     else:
         place = turn["to"] if turn["edit"] == "move" else place
         spots = [
-            thing for column in range(GRID - 1) for row in range(GRID - 1)
+            thing for column in range(GRID) for row in range(GRID)
             for thing in [Thing(name, colour, size, column, row)]
             if place in (None, thing.place) and column + thing.tiles <= GRID
             and row + thing.tiles <= GRID and not any(thing.overlaps(t) for t in things)
