@@ -22,7 +22,7 @@ def pictures(scene_list: list[Scene]) -> torch.Tensor:
 
 def training_scenes(count: int) -> list[Scene]:
     """Few things, so that a small codebook holds them all; red hearts are never shown."""
-    made = []
+    made: list[Scene] = []
     rng = random.Random(0)
     while len(made) < count:
         name = rng.choice(("heart", "circle", "cat", "apple"))
