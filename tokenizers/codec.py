@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -62,7 +63,7 @@ class CodecSpec:
             )
 
 
-class Codec(nn.Module):
+class Codec(nn.Module, ABC):
     """A codec as a module: what every tokenizer of pictures inherits.
 
     Attributes:
@@ -84,17 +85,17 @@ class Codec(nn.Module):
     def device(self) -> torch.device:
         return next(iter(self.state_dict().values())).device
 
+    @abstractmethod
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) in [-1, 1] -> codes (B, length), int64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (B, length) -> (B, C, H, W) in [-1, 1].
 
         Raises:
             ValueError: a wrong number of codes, or one outside the codebook of its place.
         """
-        raise NotImplementedError
 
     def check_pixels(self, pixels: torch.Tensor) -> None:
         """Raise ValueError for pictures of another shape than the codec's."""
