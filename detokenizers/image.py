@@ -1,7 +1,7 @@
-"""Codes -> picture: the decoder half of the VQ autoencoder.
+"""Codes -> picture: the decoder of the VQ autoencoder, and the layers of the layered codec.
 
-Knows nothing of how codes were chosen: it receives their vectors. All positions see each other,
-so that one background colour need not be written into every code.
+Knows nothing of how codes were chosen: it receives what they stand for. In `PatchDecoder` all
+positions see each other, so that one background colour need not be written into every code.
 """
 
 from __future__ import annotations
@@ -10,6 +10,23 @@ import torch
 from torch import nn
 
 from unified.layers import Block, unpatchify
+
+
+def composite(
+    ground: torch.Tensor,
+    cover: torch.Tensor,
+    tint: torch.Tensor,
+    texture: torch.Tensor,
+    paint: torch.Tensor,
+) -> torch.Tensor:
+    """Forms in their paints over the ground, tile by tile, unbounded.
+
+    Args:
+        ground, texture: (N, C, P) for N tiles of P pixels.
+        cover, tint: (N, P), the shares of ground hidden and of paint shown.
+        paint: (N, C).
+    """
+    return (1 - cover[:, None]) * ground + tint[:, None] * paint[..., None] + texture
 
 
 class PatchDecoder(nn.Module):

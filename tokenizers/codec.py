@@ -73,7 +73,8 @@ class Codec(nn.Module, ABC):
 
     kind: ClassVar[str]
     Config: ClassVar[type[Any]]
-    training_state: ClassVar[tuple[str, ...]] = ()  # parts of weights' names that are not shipped
+    # parts of the names of what is not shipped: running statistics of the library's quantizer
+    training_state: ClassVar[tuple[str, ...]] = ("cluster_size", "embed_avg")
     config: Any
 
     @property

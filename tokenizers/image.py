@@ -77,7 +77,6 @@ class ImageTokenizer(Codec):
 
     kind = "vq"
     Config = VQConfig
-    training_state = ("cluster_size", "embed_avg")
 
     def __init__(self, config: VQConfig):
         super().__init__()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from vector_quantize_pytorch import VectorQuantize
 
+from unified.detokenizers.image import composite
 from unified.layers import patchify, unpatchify
 from unified.tokenizers.codec import Codec, CodecSpec
 
@@ -65,7 +66,6 @@ class LayeredTokenizer(Codec):
 
     kind = "layered"
     Config = LayeredConfig
-    training_state = ("cluster_size", "embed_avg")
 
     def __init__(self, config: LayeredConfig):
         super().__init__()
@@ -122,15 +122,12 @@ class LayeredTokenizer(Codec):
         ground = self.grounds[codes[:, 0]]
         form = codes[:, 1::2].reshape(-1) - start_form
         paint = self.paints[codes[:, 2::2].reshape(-1) - start_paint]
-        tiles = self._compose(self._tiles(ground), form, paint)
+        tiles = composite(
+            self._tiles(ground), self.cover[form], self.tint[form], self.texture[form], paint
+        )
         side = self.config.image_size // self.config.patch
         whole = unpatchify(tiles.view(len(codes), side * side, -1), (side, side), self.config.patch)
         return whole.clamp(-1, 1)
-
-    def _compose(self, g: torch.Tensor, form: torch.Tensor, paint: torch.Tensor) -> torch.Tensor:
-        """Ground tiles (N, C, P), forms (N,), paints (N, C) -> tiles (N, C, P)."""
-        cover, tint = self.cover[form][:, None], self.tint[form][:, None]
-        return (1 - cover) * g + tint * paint[..., None] + self.texture[form]
 
     def _tiles(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B * tiles, C, P)."""

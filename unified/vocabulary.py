@@ -8,8 +8,8 @@ to an id outside the text range. Nobody else adds offsets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 CONTROL = (
     "pad",
@@ -25,7 +25,8 @@ CONTROL = (
 )
 
 
-def book_ranges(sizes: Sequence[int]) -> tuple[range, ...]:
+@cache
+def book_ranges(sizes: tuple[int, ...]) -> tuple[range, ...]:
     """Codebooks numbered through: sizes (8, 3) -> 0..7, 8..10."""
     starts = [sum(sizes[:k]) for k in range(len(sizes))]
     return tuple(range(start, start + size) for start, size in zip(starts, sizes, strict=True))
