@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from unified.tokenizers.image import ImageTokenizer, VQConfig, load_codec, new_codec
+from unified.tokenizers.image import ImageTokenizer, VQConfig
+from unified.tokenizers.kinds import load_codec, new_codec
 from unified.toybox.pixels import scenes, to_pictures, to_tensor
 
 SMALL = VQConfig(

@@ -6,12 +6,13 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from unified.tokenizers.layered import BLANK, LayeredConfig, LayeredTokenizer
 from unified.toybox.pixels import scenes, to_tensor
-from unified.toybox.scene import BACKGROUNDS, Scene, Thing, render
+from unified.toybox.scene import BACKGROUNDS, Scene, Thing, background, render
 
 COLOURS = ("red", "blue", "yellow", "green")
 
@@ -51,6 +52,12 @@ def test_codes_stay_in_the_books_of_their_places(codec: LayeredTokenizer) -> Non
         allowed = spec.ranges[book]
         assert all(int(code) in allowed for code in codes[:, place])
     spec.check(codes)
+
+
+def test_grounds_are_the_bare_backgrounds(codec: LayeredTokenizer) -> None:
+    bare = to_tensor(np.stack([background(name) for name in BACKGROUNDS]))
+    apart = (codec.grounds[:, None] - bare).abs().amax((2, 3, 4))  # (grounds, backgrounds)
+    assert float(apart.min(0).values.max()) < 0.01  # each is one of them, without a speck
 
 
 def test_pictures_come_back(codec: LayeredTokenizer) -> None:

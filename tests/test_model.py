@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from unified import attention
 from unified.configuration import UnifiedConfig
 from unified.handle import ContextError, Notice, Unified
+from unified.layers import RMSNorm
 from unified.modeling import IGNORE, UnifiedForConditionalGeneration, code_places
 from unified.processing import UnifiedImageProcessor, UnifiedProcessor
 from unified.sequence import Picture
@@ -48,6 +50,25 @@ def test_loss_is_the_cross_entropy_of_each_head(tiny: Unified) -> None:
                 total += float(F.cross_entropy(head(state), target))
                 count += 1
     assert out.loss.item() == pytest.approx(total / count, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fast_norm_is_the_decoders_own(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    reference = Qwen3RMSNorm(24).to(dtype)
+    reference.weight.data.uniform_(0.5, 2)
+    ours = RMSNorm(torch.nn.Parameter(reference.weight.detach().clone()), 1e-6)
+    x, towards = torch.randn(2, 5, 24, dtype=dtype), torch.randn(2, 5, 24, dtype=dtype)
+    grads = []
+    for norm in (reference, ours):
+        given = x.clone().requires_grad_()
+        out = norm(given)
+        out.backward(towards)
+        grads.append((out, given.grad, norm.weight.grad))
+    for theirs, mine in zip(*grads, strict=True):
+        assert mine.dtype == dtype
+        torch.testing.assert_close(mine, theirs, atol=0.05 if dtype == torch.bfloat16 else 1e-5,
+                                   rtol=0.02)  # fmt: skip
 
 
 def test_micro_batches_add_up_to_the_whole(tiny: Unified) -> None:

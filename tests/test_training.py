@@ -11,7 +11,7 @@ import torch
 
 from unified import checkpoint
 from unified.handle import Unified, load
-from unified.tokenizers.image import load_codec
+from unified.tokenizers.kinds import load_codec
 from unified.train.loop import LoopConfig, learning_rate
 from unified.train.muon import Muon, orthogonalize
 from unified.train.recipe import read, recipes, run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from unified.causal import State
 from unified.vocabulary import book_ranges
 
 
@@ -19,17 +21,31 @@ from unified.vocabulary import book_ranges
 class CodecSpec:
     """The shape of a codec's output; vocabulary and grammar are derived from it.
 
+    Codes are written step by step: a picture is one step, a film one for its first frame and one
+    for every `stride` frames more, sound one for every `stride` samples.
+
     Attributes:
         codebooks: codes of each codebook; those of all are numbered through, one after the other.
-        books: which codebook each code of a picture is from, in written order.
-        image_size: (height, width) in pixels.
+        books: which codebook each code of a step is from, in written order.
+        image_size: (height, width) in pixels; () for sound.
         channels: channels of the medium; values lie in [-1, 1].
+        medium: "image", "video" or "audio".
+        rate: frames or samples a second; 0 for pictures.
+        first, stride: frames or samples of the first step and of every other.
+        causal: whether a step's codes depend on nothing after it, and what is decoded neither.
+        latency: frames or samples after a step that decoding must wait for, beside the step itself.
     """
 
     codebooks: tuple[int, ...]
     books: tuple[int, ...]
-    image_size: tuple[int, int]
+    image_size: tuple[int, ...] = ()
     channels: int = 3
+    medium: str = "image"
+    rate: float = 0.0
+    first: int = 1
+    stride: int = 1
+    causal: bool = True
+    latency: int = 0
 
     @property
     def codebook_size(self) -> int:
@@ -38,7 +54,7 @@ class CodecSpec:
 
     @property
     def length(self) -> int:
-        """Codes of one picture."""
+        """Codes of one step: of a picture, of `stride` frames, of `stride` samples."""
         return len(self.books)
 
     @property
@@ -46,17 +62,37 @@ class CodecSpec:
         """The numbers of each codebook's codes."""
         return book_ranges(self.codebooks)
 
+    @property
+    def bits(self) -> float:
+        """Bits of one step, were all codes equally likely."""
+        return sum(math.log2(self.codebooks[book]) for book in self.books)
+
+    def steps(self, time: int) -> int:
+        """Steps that `time` frames or samples take; the last one may not be full."""
+        if time < 1:
+            raise ValueError(f"{time} frames or samples: there must be at least one")
+        return 1 + -(-max(0, time - self.first) // self.stride)
+
+    def time(self, steps: int) -> int:
+        """Frames or samples of so many full steps."""
+        return self.first + (steps - 1) * self.stride
+
     def check(self, codes: torch.Tensor) -> None:
-        """Raise ValueError unless codes (B, length) all lie in the codebooks of their places."""
-        if codes.shape[1:] != (self.length,):
-            raise ValueError(f"{tuple(codes.shape)} codes; a picture has {self.length}")
+        """Raise ValueError unless codes (B, steps * length) are whole steps, one for pictures, and
+        all lie in the codebooks of their places."""
+        count = codes.shape[-1] if codes.ndim == 2 else 0
+        steps, rest = divmod(count, self.length)
+        if rest or not steps or (steps > 1 and self.medium == "image"):
+            what = {"image": "a picture has", "video": "every step of a film has"}
+            few = what.get(self.medium, "every step of sound has")
+            raise ValueError(f"{tuple(codes.shape)} codes; {few} {self.length}")
         place = [self.ranges[book] for book in self.books]
-        low, high = (torch.tensor(v, device=codes.device) for v in
+        low, high = (torch.tensor(v, device=codes.device).repeat(steps) for v in
                      ([r.start for r in place], [r.stop for r in place]))  # fmt: skip
         wrong = ((codes < low) | (codes >= high)).nonzero()
         if len(wrong):
             row, column = wrong[0].tolist()
-            allowed = place[column]
+            allowed = place[column % self.length]
             raise ValueError(
                 f"code {int(codes[row, column])} at place {column} is outside "
                 f"{allowed.start}..{allowed.stop - 1}"
@@ -87,12 +123,13 @@ class Codec(nn.Module, ABC):
         return next(iter(self.state_dict().values())).device
 
     @abstractmethod
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) in [-1, 1] -> codes (B, length), int64."""
+    def encode(self, media: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W), films (B, C, T, H, W) or sound (B, C, T), in [-1, 1], -> codes
+        (B, steps * length), int64."""
 
     @abstractmethod
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, length) -> (B, C, H, W) in [-1, 1].
+        """Codes (B, steps * length) -> media as `encode` takes them, of `spec.time(steps)`.
 
         Raises:
             ValueError: a wrong number of codes, or one outside the codebook of its place.
@@ -144,3 +181,116 @@ class Codec(nn.Module, ABC):
             for key, value in self.state_dict().items()
             if not any(part in key for part in self.training_state)
         }
+
+
+class StreamCodec(Codec):
+    """A causal codec of a medium with time, which is axis 2: whole or chunk by chunk, the same.
+
+    A subclass encodes and decodes whole steps, and hands on what the past left.
+    """
+
+    @abstractmethod
+    def encode_steps(self, media: torch.Tensor, past: State) -> tuple[torch.Tensor, State]:
+        """Whole steps of media -> codes of each codebook (B, n), numbered from 0, and the state.
+        `past` is None for the first steps."""
+
+    @abstractmethod
+    def decode_steps(self, codes: torch.Tensor, past: State) -> tuple[torch.Tensor, State]:
+        """Codes numbered from 0 -> what is final after them, and the state."""
+
+    def decode_rest(self, past: State) -> torch.Tensor | None:
+        """What is still to come when no more codes follow; `spec.latency` long."""
+        return None
+
+    def fill(self, media: torch.Tensor, missing: int) -> torch.Tensor:
+        """Media with `missing` more frames or samples to make the last step whole: the last frame
+        again, or silence."""
+        if not missing:
+            return media
+        last = media[:, :, -1:] if self.spec.medium == "video" else torch.zeros_like(media[:, :, :1])
+        return torch.cat([media, last.repeat_interleave(missing, 2)], 2)
+
+    @torch.no_grad()
+    def encode(self, media: torch.Tensor) -> torch.Tensor:
+        self.check_media(media)
+        return self.encode_stream().push(media, last=True)
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        self.spec.check(codes)
+        return self.decode_stream().push(codes, last=True)
+
+    def check_media(self, media: torch.Tensor) -> None:
+        """Raise ValueError for media of another shape, without time, or with what is no number."""
+        spec = self.spec
+        shape, want = tuple(media.shape), (spec.channels, *spec.image_size)
+        if media.ndim != 3 + len(spec.image_size) or (shape[1], *shape[3:]) != want:
+            names = "(batch, channels, time" + (", height, width)" if spec.image_size else ")")
+            raise ValueError(f"{spec.medium} of shape {shape}; this codec takes {names} with {want}")
+        if not shape[2]:
+            raise ValueError(f"{spec.medium} without a single frame or sample")
+        if not torch.isfinite(media).all():
+            raise ValueError(f"{spec.medium} holds values that are not numbers")
+
+    def encode_stream(self) -> EncodeStream:
+        """A stream: push media of any length as they come, get codes as soon as they are due."""
+        return EncodeStream(self)
+
+    def decode_stream(self) -> DecodeStream:
+        """A stream: push whole steps of codes, get media as soon as they are final."""
+        return DecodeStream(self)
+
+    @property
+    def starts(self) -> torch.Tensor:
+        """First number of the codebook of each place of a step."""
+        return torch.tensor([self.spec.ranges[book].start for book in self.spec.books])
+
+
+class EncodeStream:
+    """Media in, codes out; keeps what does not fill a step yet."""
+
+    def __init__(self, codec: StreamCodec):
+        self.codec, self.past, self.kept = codec, None, None
+        self.begun = False
+
+    @torch.no_grad()
+    def push(self, media: torch.Tensor, last: bool = False) -> torch.Tensor:
+        """Codes (B, n) of the steps that are now whole; with `last`, of all that is left."""
+        spec = self.codec.spec
+        if self.kept is not None:
+            media = torch.cat([self.kept, media], 2)
+        time = media.shape[2]
+        offset = 0 if self.begun else spec.first - spec.stride
+        steps = (time - offset) // spec.stride
+        used = offset + steps * spec.stride
+        if last and used < time:
+            steps, missing = steps + 1, used + spec.stride - time
+            media = self.codec.fill(media, missing)
+            used += spec.stride
+        self.kept = media[:, :, used:]
+        if steps < 1:
+            return torch.empty(len(media), 0, dtype=torch.int64, device=media.device)
+        self.begun = True
+        codes, self.past = self.codec.encode_steps(media[:, :, :used], self.past)
+        return codes + self.codec.starts.to(codes.device).repeat(steps)
+
+
+class DecodeStream:
+    """Codes in, media out."""
+
+    def __init__(self, codec: StreamCodec):
+        self.codec, self.past = codec, None
+
+    @torch.no_grad()
+    def push(self, codes: torch.Tensor, last: bool = False) -> torch.Tensor:
+        """Media that are final after these whole steps; with `last`, all that is left.
+
+        Raises:
+            ValueError: no whole steps, or a code outside the codebook of its place.
+        """
+        self.codec.spec.check(codes)
+        steps = codes.shape[1] // self.codec.spec.length
+        plain = codes - self.codec.starts.to(codes.device).repeat(steps)
+        media, self.past = self.codec.decode_steps(plain, self.past)
+        rest = self.codec.decode_rest(self.past) if last else None
+        return media if rest is None else torch.cat([media, rest], 2)

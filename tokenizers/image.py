@@ -8,10 +8,7 @@ they stand, which is what the next-token model wants; the decoder sees all codes
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -20,7 +17,6 @@ from vector_quantize_pytorch import VectorQuantize
 from unified.detokenizers.image import PatchDecoder
 from unified.layers import Block, patchify
 from unified.tokenizers.codec import Codec, CodecSpec
-from unified.tokenizers.layered import LayeredTokenizer
 
 
 @dataclass(frozen=True)
@@ -169,33 +165,3 @@ class ImageTokenizer(Codec):
         self.spec.check(codes)
         out: torch.Tensor = self.decoder(self.codebook[codes].to(self.decoder.position.dtype))
         return out.float().clamp(-1, 1)
-
-
-KINDS: dict[str, type[Codec]] = {c.kind: c for c in (ImageTokenizer, LayeredTokenizer)}
-
-
-def new_codec(kind: str, settings: dict[str, Any]) -> Codec:
-    """A codec to be trained.
-
-    Raises:
-        ValueError: unknown kind or setting; the valid ones are listed.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"unknown picture tokenizer {kind!r}; one of {', '.join(KINDS)}")
-    known = [field.name for field in fields(KINDS[kind].Config)]
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"unknown tokenizer.model.{key}; one of {', '.join(known)}")
-    return KINDS[kind](KINDS[kind].Config(**settings))
-
-
-def load_codec(folder: Path) -> Codec:
-    """A saved codec of whatever kind, in eval mode.
-
-    Raises:
-        ValueError: unknown kind, or weights that do not fit.
-    """
-    kind = json.loads((folder / "config.json").read_text()).get("kind", ImageTokenizer.kind)
-    if kind not in KINDS:
-        raise ValueError(f"{folder}: unknown picture tokenizer {kind!r}; one of {', '.join(KINDS)}")
-    return KINDS[kind].load(folder)

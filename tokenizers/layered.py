@@ -191,6 +191,7 @@ class LayeredTokenizer(Codec):
                 "error": float(error.mean()) / x[0].numel(),
                 "forms": float((uses[1:] > 0).sum()),
             }
+        self._clean_grounds(pixels[:1024])
 
     def _fit_grounds(self, pixels: torch.Tensor) -> None:
         """Greedy clusters of pictures that agree in most pixels; a ground is their median."""
@@ -209,6 +210,21 @@ class LayeredTokenizer(Codec):
         nearest = self._nearest_ground(few)
         for k in nearest.unique().tolist():
             self.grounds[k] = few[nearest == k][:MEDIAN].median(0).values
+
+    def _clean_grounds(self, pixels: torch.Tensor) -> None:
+        """Each tile of a ground again, from the pictures where nothing stands on it: a median over
+        all of them keeps specks where things are common."""
+        codes = self.encode(pixels)
+        bare = codes[:, 1::2] == self.spec.ranges[1].start + BLANK  # (B, tiles)
+        tiles = self._tiles(pixels).unflatten(0, bare.shape)
+        side, patch = self.config.image_size // self.config.patch, self.config.patch
+        for k in codes[:, 0].unique().tolist():
+            ground = self._tiles(self.grounds[k : k + 1])
+            for place in range(len(ground)):
+                free = tiles[(codes[:, 0] == k) & bare[:, place], place]
+                if len(free):
+                    ground[place] = free.median(0).values
+            self.grounds[k] = unpatchify(ground.flatten(1)[None], (side, side), patch)[0]
 
     def _start_forms(self, x: torch.Tensor, g: torch.Tensor) -> None:
         """Farthest first (Gonzalez 1985): every next form is the tile explained worst so far."""

@@ -1,4 +1,4 @@
-"""Train the model: the stages `pretrain` and `chat` of a recipe, and assembling the result."""
+"""Train the model: the stages `pretrain`, `chat` and `refine` of a recipe, and assembling it."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class StageConfig(BaseModel):
 
     loop: LoopConfig
     mix: dict[str, float]  # weight of each toybox task
+    first_sample: int = 0  # of every task: a later stage goes on where an earlier one stopped
     micro_batch: int = 16
     text_weight: float = 3.0  # of a text target, beside a picture code
     dropout: float = 0.1  # share of drawings without their condition
@@ -106,7 +107,7 @@ class ModelStage:
         pool, place = divmod(step, POOL)
         if self._pool[0] != pool:
             samples, rng = mixed(
-                lambda task, index: sample(task, self.seed, index),
+                lambda task, index: sample(task, self.seed, self.config.first_sample + index),
                 self.config.mix,
                 pool,
                 self.config.loop.batch_size * POOL,

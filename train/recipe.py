@@ -1,6 +1,6 @@
 """Recipes: one YAML file names stages, sizes and schedules; `run` carries them out in order.
 
-    text -> tokenizer -> vision -> pretrain -> chat -> model
+    text -> tokenizer -> vision -> pretrain -> chat -> refine -> model
 
 Each stage writes to its own folder below the run's and is skipped when it is finished, so that a
 killed run goes on where it stopped. The resolved recipe is saved with the run.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +21,8 @@ from unified.train.tokenizer import TokenizerConfig
 from unified.train.vision import VisionConfig
 
 RECIPES = Path(__file__).parent / "recipes"
-STAGES = ("text", "tokenizer", "vision", "pretrain", "chat")
+PIECES, CODEC = Path("text/tokenizer.model"), Path("tokenizer/model")  # below a run's folder
+STAGES = ("text", "tokenizer", "vision", "pretrain", "chat", "refine")
 
 
 class TextConfig(BaseModel):
@@ -34,19 +35,26 @@ class TextConfig(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A whole training run. Unknown keys are refused and the known ones listed."""
+    """A whole training run: the stages that it has a section for, in the order of STAGES. Unknown
+    keys are refused and the known ones listed."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     seed: int = 0
-    text: TextConfig
+    text: TextConfig | None = None
     tokenizer: TokenizerConfig
-    model: ModelConfig
-    vision: VisionConfig
-    pretrain: StageConfig
-    chat: StageConfig
+    model: ModelConfig | None = None
+    vision: VisionConfig | None = None
+    pretrain: StageConfig | None = None
+    chat: StageConfig | None = None
+    refine: StageConfig | None = None
     sampling: dict[str, Any] = {}
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those of STAGES that this recipe has."""
+        return tuple(name for name in STAGES if getattr(self, name) is not None)
 
 
 def recipes() -> list[str]:
@@ -119,7 +127,8 @@ def _plain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         model: Any = Recipe
         for step in where[:-1]:
-            model = model.model_fields[step].annotation
+            kinds = get_args(model.model_fields[step].annotation)  # of an optional section
+            model = kinds[0] if kinds else model.model_fields[step].annotation
         known = ", ".join(model.model_fields)
         return f"unknown key {'.'.join(where)!r}; one of {known}"
     return f"{'.'.join(where)}: {first['msg']}"
@@ -137,7 +146,7 @@ def run(
     """Carry out a recipe, or some of its stages, below `out` (default runs/NAME).
 
     Returns:
-        The model directory when the chat stage ran, else the run's folder.
+        The model directory when the last stage ran, else the run's folder.
 
     Raises:
         ValueError: unknown names, or a stage whose predecessor has not run.
@@ -146,62 +155,84 @@ def run(
     for name in stages or []:
         if name not in STAGES:
             raise ValueError(f"unknown stage {name!r}; one of {', '.join(STAGES)}")
+        if name not in plan.stages:
+            raise ValueError(f"the recipe {plan.name!r} has no stage {name!r}, only "
+                             f"{', '.join(plan.stages)}")  # fmt: skip
     if seed is not None:
         plan.seed = seed
     import torch  # after the cheap checks
-
-    from unified.tokenizers.image import load_codec
-    from unified.tokenizers.text import TextTokenizer
-    from unified.tokenizers.text import train as train_text
-    from unified.toybox.samples import corpus
-    from unified.train.model import assemble, build, train_stage
-    from unified.train.tokenizer import train_tokenizer
-    from unified.train.vision import train_vision
 
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = out or Path("runs") / plan.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(plan.model_dump(), sort_keys=False))
-    pieces, codec_folder = folder / "text" / "tokenizer.model", folder / "tokenizer" / "model"
-    times: dict[str, float] = {}
-    for name in stages or STAGES:
+    for name in stages or plan.stages:
         began = time.perf_counter()
         if name == "text":
-            if not pieces.is_file():
-                train_text(corpus(plan.seed, plan.text.lines), pieces, plan.text.size)
+            _text(plan, folder)
         elif name == "tokenizer":
-            train_tokenizer(
-                plan.tokenizer,
-                folder / "tokenizer",
-                seed=plan.seed,
-                device=where,
-                progress=progress,
-            )
+            _tokenizer(plan, folder, where, progress)
         else:
-            _need(pieces, "text")
-            _need(codec_folder / "config.json", "tokenizer")
-            text, codec = TextTokenizer(str(pieces)), load_codec(codec_folder).to(where)
-            model = build(plan.model, text, codec, plan.seed, where)
-            before = STAGES[STAGES.index(name) - 1]
-            if name != "vision":
-                start = folder / before / "model"
-                _need(start / "config.json", before)
-                attention = model.config._attn_implementation
-                model = type(model).from_pretrained(start, attn_implementation=attention).to(where)
-            common: dict[str, Any] = {"seed": plan.seed, "device": where, "progress": progress}
-            if name == "vision":
-                train_vision(plan.vision, model, text, folder / name, **common)
-            else:
-                settings = plan.pretrain if name == "pretrain" else plan.chat
-                train_stage(name, settings, model, text, codec, folder / name, **common)
-            model.save_pretrained(folder / name / "model")
-            if name == "chat":
-                summary = {"recipe": plan.name, "seed": plan.seed, "stages": plan.model_dump()}
-                assemble(model, text, codec, plan.sampling, summary, folder / "model")
-        times[name] = time.perf_counter() - began
+            _model(plan, name, folder, where, progress)
+        row = {"stage": name, "seconds": round(time.perf_counter() - began, 1)}
         with (folder / "times.jsonl").open("a") as file:
-            file.write(json.dumps({"stage": name, "seconds": round(times[name], 1)}) + "\n")
+            file.write(json.dumps(row) + "\n")
     return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def _text(plan: Recipe, folder: Path) -> None:
+    from unified.tokenizers.text import train
+    from unified.toybox.samples import corpus
+
+    assert plan.text is not None
+    if not (folder / PIECES).is_file():
+        train(corpus(plan.seed, plan.text.lines), folder / PIECES, plan.text.size)
+
+
+def _tokenizer(plan: Recipe, folder: Path, device: str, progress: bool) -> None:
+    from unified.tokenizers.text import TextTokenizer
+    from unified.train.tokenizer import train_tokenizer
+
+    text = None
+    if plan.tokenizer.kind == "seed":  # learns from words, too
+        if plan.text is None:
+            raise ValueError("a tokenizer of kind 'seed' learns from words: give it a section text")
+        _text(plan, folder)
+        text = TextTokenizer(str(folder / PIECES))
+    common: dict[str, Any] = {"seed": plan.seed, "device": device, "progress": progress}
+    train_tokenizer(plan.tokenizer, folder / "tokenizer", text=text, **common)
+
+
+def _model(plan: Recipe, name: str, folder: Path, device: str, progress: bool) -> None:
+    """A stage of the model, from where the stage before it ended."""
+    from unified.tokenizers.kinds import load_codec
+    from unified.tokenizers.text import TextTokenizer
+    from unified.train.model import assemble, build, train_stage
+    from unified.train.vision import train_vision
+
+    if plan.model is None:
+        raise ValueError(f"the stage {name!r} needs a section model in the recipe")
+    _need(folder / PIECES, "text")
+    _need(folder / CODEC / "config.json", "tokenizer")
+    text, codec = TextTokenizer(str(folder / PIECES)), load_codec(folder / CODEC).to(device)
+    model = build(plan.model, text, codec, plan.seed, device)
+    own = [stage for stage in plan.stages if stage not in ("text", "tokenizer")]
+    if name != own[0]:
+        before = own[own.index(name) - 1]
+        _need(folder / before / "model" / "config.json", before)
+        attention = model.config._attn_implementation
+        start = folder / before / "model"
+        model = type(model).from_pretrained(start, attn_implementation=attention).to(device)
+    common: dict[str, Any] = {"seed": plan.seed, "device": device, "progress": progress}
+    if name == "vision":
+        assert plan.vision is not None
+        train_vision(plan.vision, model, text, folder / name, **common)
+    else:
+        train_stage(name, getattr(plan, name), model, text, codec, folder / name, **common)
+    model.save_pretrained(folder / name / "model")
+    if name == own[-1]:
+        summary = {"recipe": plan.name, "seed": plan.seed, "stages": plan.model_dump()}
+        assemble(model, text, codec, plan.sampling, summary, folder / "model")
 
 
 def _need(path: Path, stage: str) -> None:

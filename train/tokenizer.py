@@ -1,8 +1,9 @@
-"""Train the picture tokenizer on endless toybox scenes."""
+"""Train a tokenizer of pictures, films or sound on endless samples of the toybox."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,34 @@ import torch.nn.functional as F
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
+from safetensors.torch import save_file
+from torch import nn
 
+from unified.media.sheet import spectrograms
+from unified.spectrum import mel_distance
+from unified.tokenizers.audio import AudioTokenizer
 from unified.tokenizers.codec import Codec
-from unified.tokenizers.image import ImageTokenizer, new_codec
+from unified.tokenizers.image import ImageTokenizer
+from unified.tokenizers.kinds import new_codec
 from unified.tokenizers.layered import LayeredTokenizer
+from unified.tokenizers.seed import SeedTokenizer
+from unified.tokenizers.teacher import Teacher
+from unified.tokenizers.text import TextTokenizer
+from unified.tokenizers.video import VideoTokenizer
 from unified.toybox.pixels import scenes, to_pictures
-from unified.train.loop import COLUMNS, LoopConfig, fit
+from unified.train.audio import AudioStage, clips
+from unified.train.losses import Critic, adversarial_losses, pyramid_loss
+from unified.train.loop import COLUMNS, LoopConfig, Stage, fit
+from unified.train.seed import STAGES as SEED_STAGES
+from unified.train.seed import SeedStage, TeacherStage
+from unified.train.video import VideoStage, films
 
 
 class TokenizerConfig(BaseModel):
     """The tokenizer stage of a recipe: a kind of codec, its settings and how it is trained.
 
-    A "vq" codec is trained by the loop, its codebook placed by k-means first; the codebooks of a
-    "layered" one are fitted in closed form and need none.
+    "vq", "video" and "audio" codecs are trained by the loop; the codebooks of a "layered" one are
+    fitted in closed form and need none; a "seed" one has a loop for each of its four stages.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -34,79 +50,143 @@ class TokenizerConfig(BaseModel):
     scenes: int = 4096  # pictures that codebooks are placed or fitted by
     rounds: int = 24  # of a layered codec's fit
     loop: LoopConfig | None = None
+    loops: dict[str, LoopConfig] = {}  # of a seed codec
     squared: float = 1.0  # weight of a vq codec's squared error beside the absolute one
+    detail: float = 0.0  # of its Laplacian pyramid
+    adversarial: float = 0.0  # of its critic
+    critic_after: int = 0  # steps before the critic counts
 
 
-class TokenizerStage:
-    """Absolute plus squared error of the pixels, plus the codebook's commitment."""
+class PictureStage:
+    """Absolute plus squared error of the pixels, plus the codebook's commitment; detail and a
+    critic where they are asked for."""
 
-    def __init__(self, config: TokenizerConfig, model: ImageTokenizer, seed: int, device: str):
-        assert config.loop is not None
-        self.config, self.seed, self.device = config, seed, device
-        self.size = config.loop.batch_size
-        self.model = model.to(device)
+    def __init__(self, config: TokenizerConfig, codec: ImageTokenizer, size: int, seed: int,
+                 device: str):  # fmt: skip
+        self.config, self.seed, self.device, self.size = config, seed, device, size
+        self.codec = codec
+        self.critic = Critic(codec.config.channels) if config.adversarial else None
+        parts = {"codec": codec} | ({"critic": self.critic} if self.critic else {})
+        self.model: nn.Module = nn.ModuleDict(parts).to(device)
 
     def batch(self, step: int) -> list[torch.Tensor]:
         return [scenes(self.seed, step * self.size, self.size).to(self.device)]
 
     def loss(self, part: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        config = self.config
         if step == 0:
-            self.model.place_codebook(scenes(self.seed, 0, self.config.scenes).to(self.device))
-        rebuilt, codes, commitment = self.model(part)
+            self.codec.place_codebook(scenes(self.seed, 0, config.scenes).to(self.device))
+        rebuilt, codes, commitment = self.codec(part)
         rebuilt = rebuilt.float()
         absolute, squared = F.l1_loss(rebuilt, part), F.mse_loss(rebuilt, part)
+        loss = absolute + config.squared * squared + commitment
         values = {
             "pixels": absolute.item(),
             "commitment": commitment.item(),
             "psnr": -10 * float(torch.log10(squared.detach() / 4)),
             "codes_in_batch": float(codes.unique().numel()),
         }
-        return absolute + self.config.squared * squared + commitment, values
+        if config.detail:
+            loss = loss + config.detail * pyramid_loss(rebuilt, part)
+        if self.critic is not None:
+            fooled, critic = adversarial_losses(self.critic, rebuilt, part)
+            on = step >= config.critic_after
+            loss = loss + critic + (config.adversarial * fooled if on else 0)
+            values |= {"fooled": fooled.item(), "critic": critic.item()}
+        return loss, values
 
 
 def train_tokenizer(
-    config: TokenizerConfig, folder: Path, *, seed: int, device: str = "cpu", progress: bool = True
+    config: TokenizerConfig,
+    folder: Path,
+    *,
+    seed: int,
+    text: TextTokenizer | None = None,
+    device: str = "cpu",
+    progress: bool = True,
 ) -> Codec:
     """Run the stage, unless it is finished; the codec is saved to folder/model and returned.
 
+    Args:
+        text: for a codec that learns from words ("seed").
+
     Raises:
-        ValueError: an unknown kind or setting, or a "vq" codec without a loop.
+        ValueError: an unknown kind or setting, or a codec without the loops or words it needs.
     """
     torch.manual_seed(seed)
     codec = new_codec(config.kind, config.model).to(device)
-    shown = scenes(seed, 0, 16, "held_out").to(device)
-
-    def sample(step: int) -> dict[str, float]:
-        codec.eval()
-        rebuilt = codec.decode(codec.encode(shown))
-        rows = [np.concatenate(to_pictures(x), 1) for x in (shown, rebuilt)]
-        target = folder / "samples" / f"step-{step:06d}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.concatenate(rows, 0)).save(target)
-        return {"held_out_psnr": -10 * float(torch.log10(F.mse_loss(rebuilt, shown) / 4))}
-
+    finished = folder / "model" / "config.json"
     if isinstance(codec, LayeredTokenizer):
-        if (folder / "model" / "config.json").is_file():
+        if finished.is_file():
             return LayeredTokenizer.load(folder / "model")
         _fit_layered(codec, config, folder, seed, progress)
-        sample(config.rounds)
+        _show(codec, folder, config.rounds, seed, device)
+    elif isinstance(codec, SeedTokenizer):
+        if text is None:
+            raise ValueError("a tokenizer of kind 'seed' learns from words: it needs a text stage")
+        _train_seed(codec, config, folder, text, seed, device, progress)
     else:
         if config.loop is None:
             raise ValueError(f"tokenizer.loop: a tokenizer of kind {config.kind!r} needs one")
-        assert isinstance(codec, ImageTokenizer)
-        stage = TokenizerStage(config, codec, seed, device)
-        fit(
-            stage,
-            config.loop,
-            folder,
-            name="image tokenizer",
-            seed=seed,
-            device=device,
-            on_sample=sample,
-            progress=progress,
-        )
+        size = config.loop.batch_size
+        stage: Stage
+        if isinstance(codec, AudioTokenizer):
+            stage = AudioStage(codec, size, seed, device)
+        elif isinstance(codec, VideoTokenizer):
+            stage = VideoStage(codec, size, seed, device)
+        else:
+            assert isinstance(codec, ImageTokenizer)
+            stage = PictureStage(config, codec, size, seed, device)
+        show = partial(_show, codec, folder, seed=seed, device=device)
+        fit(stage, config.loop, folder, name=f"{config.kind} tokenizer", seed=seed, device=device,
+            on_sample=show, progress=progress)  # fmt: skip
     codec.save(folder / "model")
     return codec.eval()
+
+
+def _show(codec: Codec, folder: Path, step: int, seed: int, device: str) -> dict[str, float]:
+    """A picture of held-out originals above what comes back, to folder/samples."""
+    codec.eval()
+    target = folder / "samples" / f"step-{step:06d}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if codec.spec.medium == "audio":
+        sound = clips(seed, 0, 4, "held_out").to(device)
+        rebuilt = codec.decode(codec.encode(sound))[:, :, : sound.shape[2]]
+        spectrograms(sound[:, 0], rebuilt[:, 0], int(codec.spec.rate), target)
+        return {"held_out_mel": float(mel_distance(rebuilt[:, 0], sound[:, 0], codec.spec.rate))}
+    if codec.spec.medium == "video":
+        shown = films(seed, 0, 4, "held_out", 9).to(device)
+        pairs = [x.transpose(1, 2).flatten(0, 1) for x in (shown, codec.decode(codec.encode(shown)))]
+    else:
+        shown = scenes(seed, 0, 16, "held_out").to(device)
+        pairs = [shown, codec.decode(codec.encode(shown))]
+    rows = [np.concatenate(to_pictures(x), 1) for x in pairs]
+    Image.fromarray(np.concatenate(rows, 0)).save(target)
+    return {"held_out_psnr": -10 * float(torch.log10(F.mse_loss(pairs[1], pairs[0]) / 4))}
+
+
+def _train_seed(
+    codec: SeedTokenizer, config: TokenizerConfig, folder: Path, text: TextTokenizer, seed: int,
+    device: str, progress: bool,
+) -> None:  # fmt: skip
+    """The four stages, each from its own last checkpoint."""
+    missing = [name for name in SEED_STAGES if name not in config.loops]
+    if missing:
+        raise ValueError(f"tokenizer.loops: a tokenizer of kind 'seed' also needs {missing}")
+    teacher = Teacher(codec.config.teacher_config).to(device)
+    for name in SEED_STAGES:
+        loop = config.loops[name]
+        stage: Stage
+        if name == "teacher":
+            stage = TeacherStage(teacher, text, loop.batch_size, seed, device)
+        else:
+            codec.teacher.load_state_dict(teacher.image.state_dict())
+            stage = SeedStage(name, codec, teacher, text, loop.batch_size, seed, device)
+        show = partial(_show, codec, folder / name, seed=seed, device=device)
+        fit(stage, loop, folder / name, name=f"seed: {name}", seed=seed, device=device,
+            on_sample=show if name == "flow" else None, progress=progress)  # fmt: skip
+    (folder / "teacher" / "model").mkdir(exist_ok=True)
+    save_file(teacher.state_dict(), folder / "teacher" / "model" / "model.safetensors")
 
 
 def _fit_layered(

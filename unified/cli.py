@@ -481,7 +481,7 @@ def _load(model: str | None, device: str | None) -> Any:
 def _codec(model: str | None) -> Any:
     """The picture tokenizer in a model directory, or in a directory of its own."""
     from unified import checkpoint, handle
-    from unified.tokenizers.image import load_codec
+    from unified.tokenizers.kinds import load_codec
 
     folder = Path(model) if model is not None else handle.DEFAULT
     if (folder / checkpoint.MANIFEST).is_file():

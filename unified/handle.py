@@ -18,7 +18,7 @@ from unified.modeling import UnifiedForConditionalGeneration
 from unified.processing import Prompt, UnifiedImageProcessor, UnifiedProcessor
 from unified.sampling import Sampling
 from unified.tokenizers.codec import Codec
-from unified.tokenizers.image import load_codec
+from unified.tokenizers.kinds import load_codec
 from unified.tokenizers.text import TextTokenizer
 
 DEFAULT = Path(__file__).parent / "weights" / "toybox"

@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.utils import ModelOutput
 
 from unified.configuration import UnifiedConfig
 from unified.encoders import UnderstandingEncoder
-from unified.layers import MLP
+from unified.layers import MLP, RMSNorm
 
 IGNORE = -100  # label of a position without a target
 
@@ -30,6 +32,15 @@ def code_places(ids: torch.Tensor, image_token: int, image_start: int) -> torch.
     steps = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     opened = torch.where(ids == image_token, steps, 0).cummax(dim=1).values
     return torch.where(ids >= image_start, steps - opened - 1, 0)
+
+
+def _with_fast_norms(decoder: nn.Module) -> nn.Module:
+    """The decoder with its RMS norms replaced by ours; names and weights stay."""
+    for parent in list(decoder.modules()):
+        for name, norm in list(parent.named_children()):
+            if type(norm) in (LlamaRMSNorm, Qwen3RMSNorm):
+                setattr(parent, name, RMSNorm(norm.weight, norm.variance_epsilon))
+    return decoder
 
 
 @dataclass
@@ -58,7 +69,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         super().__init__(config)
         image, vision = config.image_config, config.vision_config
         width = config.text_config.hidden_size
-        self.decoder = AutoModel.from_config(config.text_config)
+        self.decoder = _with_fast_norms(AutoModel.from_config(config.text_config))
         self.encoder = UnderstandingEncoder(
             image_size=vision.image_size,
             patch=vision.patch_size,

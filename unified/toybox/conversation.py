@@ -326,6 +326,26 @@ def render(rng: random.Random, split: str) -> Dialogue:
     return [user(words), said], facts | {"draws": [True]}
 
 
+def study(rng: random.Random, split: str) -> Dialogue:
+    """Several different things asked for plainly, most of them shapes, each in its own colour."""
+
+    def things(rng: random.Random) -> list[Identity] | None:
+        if rng.random() < 0.2:
+            return _core("counting", rng)
+        shapes, count = rng.random() < 0.65, rng.choice((2, 2, 2, 2, 3, 4))
+        chosen = [_shape(rng) if shapes else sample_identity(rng) for _ in range(count)]
+        names, colours = {n for n, _ in chosen}, {c for _, c in chosen}
+        if len(names) < count or (shapes and len(colours) < count):
+            return None
+        return chosen
+
+    scene = compose(rng, split, things)
+    request = request_for(scene, rng, rng.choice((0.0, 0.0, 0.5, 1.0)))
+    words = capital(f"{canonical(request)}.") if rng.random() < 0.5 else ask_to_draw(request, rng)
+    facts = {"skill": "free", "scene": scene_facts(scene), "request": request.facts()}
+    return [user(words), drawn(request, scene, rng)], facts | {"draws": [True]}
+
+
 # --- ask and caption ---------------------------------------------------------------------------
 
 _CAPTION_FULL = (
@@ -362,14 +382,37 @@ def ask(rng: random.Random, split: str) -> Dialogue:
         scene = compose(rng, split, _any_things)
     else:
         scene, labels = skill_scene(main, rng, split, extras=True)
+    return _questioned(
+        rng, split, main, scene, labels, rng.randint(3, 6), (*SKILLS, *OTHER_SKILLS, main)
+    )
+
+
+def quiz(rng: random.Random, split: str) -> Dialogue:
+    """A picture with many short questions about it, most about what is hard to see."""
+    hard = ("position", "position", "counting", "counting", "attribute binding", "two objects")
+    main = rng.choice((*hard, *SKILLS))
+    scene, labels = skill_scene(main, rng, split, extras=True)
+    skills = (*hard, *SKILLS, *SKILLS, *OTHER_SKILLS, main, main)
+    return _questioned(rng, split, main, scene, labels, rng.randint(7, 10), skills)
+
+
+def _questioned(
+    rng: random.Random,
+    split: str,
+    main: str,
+    scene: Scene,
+    labels: frozenset[str],
+    wanted: int,
+    skills: tuple[str, ...],
+) -> Dialogue:
+    """Up to `wanted` questions about a scene: one of the main skill, then any of `skills`."""
     turns: list[Turn] = []
     questions: list[dict[str, Any]] = []
     asked: set[str] = set()
-    wanted = rng.randint(3, 6)
     for attempt in range(16):
         if len(questions) == wanted:
             break
-        skill = main if not questions else rng.choice((*SKILLS, *OTHER_SKILLS, main))
+        skill = main if not questions else rng.choice(skills)
         focus = Focus(split, labels if skill == main and not questions else frozenset())
         found = make_question(scene, skill, rng, focus)
         if found is None or found.text in asked:
@@ -459,17 +502,21 @@ class _Story:
         self.draws.append(said.scene is not None)
         self.steps.append(step)
 
+    def draw(self, scene: Scene, detail: float) -> None:
+        rng = self.rng
+        request = request_for(scene, rng, detail)
+        text = noise(ask_to_draw(request, rng), rng)
+        self.say(
+            user(text),
+            drawn(request, scene, rng),
+            {"kind": "draw", "request": request.facts(), "scene": scene_facts(scene)},
+        )
+
     def start(self) -> None:
         rng = self.rng
         scene = compose(rng, self.split, _any_things)
         if rng.random() < 0.62:
-            request = request_for(scene, rng, rng.choice((0.0, 0.5, 1.0)))
-            text = noise(ask_to_draw(request, rng), rng)
-            self.say(
-                user(text),
-                drawn(request, scene, rng),
-                {"kind": "draw", "request": request.facts(), "scene": scene_facts(scene)},
-            )
+            self.draw(scene, rng.choice((0.0, 0.5, 1.0)))
             return
         self.scenes.append(scene)  # so that the steps see it; taken back below
         step = rng.choice((self.change, self.change, self.change, self.question, self.refuse))
@@ -481,7 +528,7 @@ class _Story:
         parts = (scene, *first.parts) if rng.random() < 0.75 else (*first.parts, scene)
         self.turns[0] = Turn("user", parts)
 
-    def change(self) -> None:
+    def change(self, plain: bool = False) -> None:
         rng = self.rng
         kind = rng.choice(
             (
@@ -499,7 +546,7 @@ class _Story:
                 "swap",
             )
         )
-        made = edit(self.scene, rng, self.split, kind) or edit(self.scene, rng, self.split)
+        made = edit(self.scene, rng, self.split, kind, plain) or edit(self.scene, rng, self.split)
         if made is None:
             return
         self.edits.append(made)
@@ -661,6 +708,16 @@ class _Story:
         count = names.count(name)
         words = f"There are {NUMBERS[count]} {noun(name, count)}. Which one do you mean?"
         self.say(user(noise(text, rng)), reply(words), {"kind": "refuse", "answer": words})
+
+    def told(self) -> Dialogue:
+        facts = {
+            "skill": "dialogue",
+            "scene": scene_facts(self.scenes[0]),
+            "steps": self.steps,
+            "scenes": [scene_facts(s) for s in self.scenes],
+            "draws": self.draws,
+        }
+        return self.turns, facts
 
     def undo(self) -> None:
         if len(self.scenes) < 2 or not self.edits:
@@ -824,14 +881,22 @@ def dialogue(rng: random.Random, split: str) -> Dialogue:
         step()
     if len(story.draws) < 2:
         story.describe()
-    facts = {
-        "skill": "dialogue",
-        "scene": scene_facts(story.scenes[0]),
-        "steps": story.steps,
-        "scenes": [scene_facts(s) for s in story.scenes],
-        "draws": story.draws,
-    }
-    return story.turns, facts
+    return story.told()
+
+
+def revise(rng: random.Random, split: str) -> Dialogue:
+    """Draw a few things, change them once or twice, ask: all of it about the assistant's own
+    pictures."""
+    story = _Story(rng, split)
+    story.draw(compose(rng, split, _any_things), rng.choice((0.0, 0.0, 1.0)))
+    while len(story.draws) < 6 and story.cost < 330:
+        if len(story.scenes) < 3 and rng.random() < 0.6:
+            story.change(plain=rng.random() < 0.7)
+        else:
+            rng.choice((story.question, story.question, story.memory, story.describe))()
+        if len(story.scenes) == 3 and rng.random() < 0.35:
+            break
+    return story.told()
 
 
 # --- talk --------------------------------------------------------------------------------------
@@ -1210,4 +1275,7 @@ BUILDERS: dict[str, Callable[[random.Random, str], Dialogue]] = {
     "caption": caption,
     "dialogue": dialogue,
     "talk": talking,
+    "study": study,
+    "quiz": quiz,
+    "revise": revise,
 }

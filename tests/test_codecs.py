@@ -1,0 +1,380 @@
+"""What every codec promises, ours and published ones, on small random weights."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+import torch
+
+from unified.tokenizers.audio import AudioConfig, AudioTokenizer
+from unified.tokenizers.codec import Codec, StreamCodec
+from unified.tokenizers.image import ImageTokenizer, VQConfig
+from unified.tokenizers.kinds import load_codec
+from unified.tokenizers.layered import LayeredConfig, LayeredTokenizer
+from unified.tokenizers.published import PUBLISHED, load_published
+from unified.tokenizers.quantizers import FiniteScalar, Residual
+from unified.tokenizers.seed import SeedConfig, SeedTokenizer
+from unified.tokenizers.video import VideoConfig, VideoTokenizer
+from unified.toybox.pixels import scenes
+
+
+def _layered() -> Codec:
+    codec = LayeredTokenizer(LayeredConfig(forms=12, paints=6))
+    list(codec.fit(scenes(0, 0, 96), rounds=2))
+    return codec
+
+
+def _vq() -> Codec:
+    codec = ImageTokenizer(VQConfig(patch=16, codebook_size=32, code_width=16, encoder_width=32,
+                                    decoder_width=32, decoder_layers=1, decoder_heads=2))  # fmt: skip
+    codec.place_codebook(scenes(0, 0, 64))
+    return codec
+
+
+def _seed() -> Codec:
+    small: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2}
+    codec = SeedTokenizer(
+        SeedConfig(queries=6, codebook_size=32, code_width=8, reverse_layers=1, prior_width=32,
+                   prior_layers=1, teacher={**small, "text_width": 32, "text_layers": 1, "out": 16},
+                   flow=small, **small)
+    )  # fmt: skip
+    codec.sampling["steps"] = 2
+    torch.nn.init.normal_(codec.flow.out.weight, std=0.1)  # it starts at nothing
+    codec.quantizer(torch.randn(8, 6, 32))  # places the codebook
+    return codec
+
+
+def _video() -> Codec:
+    return VideoTokenizer(VideoConfig(width=32, layers=1, heads=2, levels=(4, 4, 4),
+                                      decoder_width=32, decoder_layers=1, decoder_heads=2))  # fmt: skip
+
+
+def _audio() -> Codec:
+    codec = AudioTokenizer(AudioConfig(width=32, layers=2, codebooks=3, codebook_size=16,
+                                       code_width=8, decoder_width=32, decoder_layers=2))  # fmt: skip
+    codec(torch.randn(4, 1, 640 * 20) * 0.1)  # places the codebooks
+    for layer in codec.quantizer.vq.layers:
+        layer._codebook.embed.normal_()  # and far from each other: no near ties
+    return codec
+
+
+OURS: dict[str, Callable[[], Codec]] = {
+    "layered": _layered, "vq": _vq, "seed": _seed, "video": _video, "audio": _audio
+}  # fmt: skip
+
+
+def _published(kind: str, folder: str) -> None:
+    """A small random checkpoint, saved by its own class."""
+    import transformers as t
+
+    convolutions = {"base_channels": 32, "num_res_blocks": 1, "channel_multiplier": [1, 1]}
+    sound = {"num_filters": 4, "hidden_size": 16, "upsampling_ratios": [4, 2], "codebook_size": 16}
+    model: Any
+    if kind == "janus_vqgan":
+        config = t.JanusVQVAEConfig if hasattr(t, "JanusVQVAEConfig") else None
+        assert config is not None
+        model = t.JanusVQVAE(config(num_embeddings=32, embed_dim=8, latent_channels=32,
+                                    num_patches=4, **convolutions))  # fmt: skip
+    elif kind == "chameleon_vqgan":
+        model = t.ChameleonVQVAE(
+            t.ChameleonVQVAEConfig(num_embeddings=32, embed_dim=8, latent_channels=32,
+                                   resolution=32, **convolutions)
+        )  # fmt: skip
+    elif kind == "emu3_vqgan":
+        model = t.Emu3VQVAE(
+            t.Emu3VQVAEConfig(codebook_size=32, latent_channels=4, hidden_size=32,
+                              attn_resolutions=[1], temporal_downsample_factor=2,
+                              **{**convolutions, "channel_multiplier": [1, 1, 1, 1]})
+        )  # fmt: skip
+    elif kind == "encodec":
+        model = t.EncodecModel(
+            t.EncodecConfig(num_lstm_layers=1, target_bandwidths=[24.0, 48.0], **sound)
+        )
+    elif kind == "mimi":
+        model = t.MimiModel(
+            t.MimiConfig(vector_quantization_hidden_dimension=8, codebook_dim=8, num_quantizers=3,
+                         upsample_groups=16, num_hidden_layers=1, num_attention_heads=2,
+                         num_key_value_heads=2, head_dim=8, intermediate_size=32, **sound)
+        )  # fmt: skip
+    elif kind == "dac":
+        model = t.DacModel(
+            t.DacConfig(encoder_hidden_size=8, decoder_hidden_size=32, n_codebooks=2,
+                        codebook_size=16, codebook_dim=4, downsampling_ratios=[2, 4])
+        )  # fmt: skip
+    else:
+        pytest.skip(f"no small {kind} here")
+    model.save_pretrained(folder)
+
+
+@cache
+def codec_of(name: str) -> Codec:
+    torch.manual_seed(0)
+    if name in OURS:
+        return OURS[name]().eval()
+    folder = mkdtemp()
+    _published(name, folder)
+    return load_published(folder)
+
+
+NAMES = [*OURS, *(name for name in PUBLISHED if name != "xcodec2")]
+STREAMS = ["video", "audio"]
+
+
+def media_for(codec: Codec, count: int = 2, steps: int = 4, short: int = 0) -> torch.Tensor:
+    """Random media of so many steps, the last one `short` frames or samples short."""
+    spec, generator = codec.spec, torch.Generator().manual_seed(1)
+    if spec.medium == "image":
+        if spec.image_size == (64, 64):
+            return scenes(3, 0, count)
+        return torch.rand(count, spec.channels, *spec.image_size, generator=generator) * 2 - 1
+    shape = (count, spec.channels, spec.time(steps) - short, *spec.image_size)
+    return (torch.rand(shape, generator=generator) * 2 - 1) * 0.5
+
+
+def decodes(name: str) -> bool:
+    return name != "chameleon_vqgan"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_codes_and_media_have_the_shapes_of_the_spec(name: str) -> None:
+    codec = codec_of(name)
+    media = media_for(codec)
+    codes = codec.encode(media)
+    steps = 1 if codec.spec.medium == "image" else codec.spec.steps(media.shape[2])
+    assert codes.shape == (2, steps * codec.spec.length) and codes.dtype == torch.int64
+    codec.spec.check(codes)
+    if decodes(name):
+        rebuilt = codec.decode(codes)
+        assert rebuilt.shape == media.shape
+        assert torch.isfinite(rebuilt).all() and rebuilt.abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoding_twice_is_equal_and_leaves_everything_as_it_was(name: str) -> None:
+    codec = codec_of(name)
+    media, before = media_for(codec), {k: v.clone() for k, v in codec.state_dict().items()}
+    state = torch.get_rng_state()
+    first = codec.encode(media)
+    assert torch.equal(codec.encode(media), first)
+    if decodes(name):
+        assert torch.equal(codec.decode(first), codec.decode(first))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in codec.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_item_does_not_depend_on_its_batch(name: str) -> None:
+    codec = codec_of(name)
+    media = media_for(codec, 3)
+    codes = codec.encode(media)
+    for row in range(3):
+        assert torch.equal(codec.encode(media[row : row + 1])[0], codes[row])
+        if decodes(name):
+            alone = codec.decode(codes[row : row + 1])[0]
+            torch.testing.assert_close(alone, codec.decode(codes)[row], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_codes_are_refused(name: str) -> None:
+    if not decodes(name):
+        with pytest.raises(ValueError, match="only encode"):
+            codec_of(name).decode(torch.zeros(1, 1, dtype=torch.int64))
+        return
+    codec = codec_of(name)
+    codes = codec.encode(media_for(codec, 1))
+    codes[0, 0] = codec.spec.codebook_size
+    with pytest.raises(ValueError, match="outside"):
+        codec.decode(codes)
+    if codec.spec.length > 1:
+        with pytest.raises(ValueError, match="has|codes"):
+            codec.decode(torch.zeros(1, 3 * codec.spec.length - 1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_media_of_another_shape_are_refused(name: str) -> None:
+    codec = codec_of(name)
+    media = media_for(codec, 1)
+    with pytest.raises(ValueError, match="shape"):
+        codec.encode(media[:, :0])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_saved_is_loaded(name: str, tmp_path: Path) -> None:
+    codec = codec_of(name)
+    media = media_for(codec)
+    codec.save(tmp_path)
+    again = load_codec(tmp_path)
+    assert again.spec == codec.spec
+    codes = codec.encode(media)
+    assert torch.equal(again.encode(media), codes)
+    if isinstance(codec, SeedTokenizer) and isinstance(again, SeedTokenizer):
+        again.sampling = codec.sampling
+    torch.testing.assert_close(again.decode(codes), codec.decode(codes), atol=1e-5, rtol=1e-5)
+
+
+# --- time --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("short", [0, 1, 3])
+def test_chunked_is_whole(name: str, short: int) -> None:
+    codec = codec_of(name)
+    assert isinstance(codec, StreamCodec)
+    media, rng = media_for(codec, 2, 6, short), random.Random(short)
+    whole = codec.encode(media)
+    media_whole = codec.decode(whole)
+    length, step = media.shape[2], codec.spec.length
+    for _ in range(4):
+        stream, parts, at = codec.encode_stream(), [], 0
+        while at < length:
+            size = rng.randint(1, 2 * codec.spec.stride)
+            parts.append(stream.push(media[:, :, at : at + size], last=at + size >= length))
+            at += size
+        assert torch.equal(torch.cat(parts, 1), whole)
+        out, heard, at = codec.decode_stream(), [], 0
+        while at < 6:
+            size = rng.randint(1, 3)
+            heard.append(out.push(whole[:, at * step : (at + size) * step], last=at + size >= 6))
+            at += size
+        torch.testing.assert_close(torch.cat(heard, 2), media_whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_what_comes_later_changes_nothing_before(name: str) -> None:
+    codec = codec_of(name)
+    spec, media = codec.spec, media_for(codec, 1, 5)
+    codes = codec.encode(media)
+    for steps in (1, 3):
+        now = spec.time(steps)
+        other = media.clone()
+        other[:, :, now:] = 0.3
+        assert torch.equal(codec.encode(other)[:, : steps * spec.length],
+                           codes[:, : steps * spec.length])  # fmt: skip
+        assert torch.equal(codec.encode(media[:, :, :now]), codes[:, : steps * spec.length])
+        final = now - spec.latency  # what later codes cannot change any more
+        torch.testing.assert_close(
+            codec.decode(codes[:, : steps * spec.length])[:, :, :final],
+            codec.decode(codes)[:, :, :final], atol=1e-5, rtol=1e-5,
+        )  # fmt: skip
+
+
+def test_latency_is_met() -> None:
+    """After every step of codes, all but the last `latency` samples are there."""
+    codec = codec_of("audio")
+    assert isinstance(codec, StreamCodec)
+    codes, out, have = codec.encode(media_for(codec, 1, 5)), codec.decode_stream(), 0
+    for step in range(5):
+        have += out.push(codes[:, step * 3 : step * 3 + 3]).shape[2]
+        assert have == codec.spec.time(step + 1) - codec.spec.latency
+
+
+def test_an_image_is_a_film_of_one_frame() -> None:
+    codec = codec_of("video")
+    film = media_for(codec, 2, 4)
+    codes = codec.encode(film)
+    first = codec.encode(film[:, :, :1])
+    assert torch.equal(first, codes[:, : codec.spec.length])
+    torch.testing.assert_close(codec.decode(first), codec.decode(codes)[:, :, :1],
+                               atol=1e-5, rtol=1e-5)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_media_that_cannot_be_encoded_are_refused(name: str) -> None:
+    codec = codec_of(name)
+    media = media_for(codec, 1, 2)
+    with pytest.raises(ValueError, match="without a single"):
+        codec.encode(media[:, :, :0])
+    media[0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="not numbers"):
+        codec.encode(media)
+    with pytest.raises(ValueError, match="shape"):
+        codec.encode(torch.zeros(1, 8, *media.shape[2:]))
+
+
+def test_one_sample_and_silence_are_sound() -> None:
+    codec = codec_of("audio")
+    assert codec.encode(torch.zeros(1, 1, 1)).shape == (1, 3)
+    assert torch.isfinite(codec.decode(codec.encode(torch.zeros(1, 1, 5000)))).all()
+
+
+# --- SEED --------------------------------------------------------------------------------------
+
+
+def test_later_queries_do_not_change_earlier_codes() -> None:
+    codec = codec_of("seed")
+    assert isinstance(codec, SeedTokenizer)
+    pixels = media_for(codec)
+    codes = codec.encode(pixels)
+    kept = codec.qformer.queries.data.clone()
+    codec.qformer.queries.data[3:] += torch.randn_like(kept[3:])
+    changed = codec.encode(pixels)
+    codec.qformer.queries.data.copy_(kept)
+    assert torch.equal(changed[:, :3], codes[:, :3])
+    assert not torch.equal(changed, codes)
+
+
+def test_every_prefix_decodes_and_the_seed_decides_the_noise() -> None:
+    codec = codec_of("seed")
+    assert isinstance(codec, SeedTokenizer)
+    codes = codec.encode(media_for(codec))
+    pictures = [codec.decode(codes[:, :k]) for k in range(1, 7)]
+    assert all(p.shape == (2, 3, 64, 64) for p in pictures)
+    assert not torch.equal(pictures[0], pictures[-1])
+    codec.sampling["seed"] = 1
+    other = codec.decode(codes)
+    codec.sampling["seed"] = 0
+    assert not torch.equal(other, pictures[-1])
+    assert torch.equal(codec.decode(codes), pictures[-1])
+
+
+def test_gradients_reach_the_encoder_and_never_the_teacher() -> None:
+    codec = _seed().train()
+    assert isinstance(codec, SeedTokenizer)
+    codec.teacher.requires_grad_(False)
+    quantized, codes, loss = codec.quantizer(codec.embeddings(media_for(codec)))
+    given = torch.tensor([6, 3])
+    (codec.reverse(quantized, given).sum() + loss + codec.prior(quantized, codes[..., 0])).backward()
+    assert codec.qformer.queries.grad is not None and codec.qformer.queries.grad.abs().sum() > 0
+    assert all(p.grad is None for p in codec.teacher.parameters())
+
+
+# --- quantizers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantizer", [
+    FiniteScalar(16, (4, 3, 5)), Residual(16, 3, 8, inner=4), Residual(16, 1, 8, inner=8, cosine=True),
+])  # fmt: skip
+def test_codes_stand_for_what_was_quantized(quantizer: Any) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 30, 16)
+    quantizer.train()
+    quantizer(x)
+    quantizer.eval()
+    quantized, codes, _ = quantizer(x)
+    torch.testing.assert_close(quantizer.embed(codes), quantized, atol=1e-5, rtol=1e-5)
+    assert codes.shape[-1] == len(quantizer.sizes)
+    assert all(0 <= codes[..., q].min() and codes[..., q].max() < size
+               for q, size in enumerate(quantizer.sizes))  # fmt: skip
+
+
+def test_fewer_residual_codebooks_are_a_partial_sum() -> None:
+    torch.manual_seed(0)
+    quantizer = Residual(16, 3, 8, inner=4)
+    x = torch.randn(4, 30, 16)
+    quantizer(x)
+    quantizer.eval().requires_grad_(False)
+    _, codes, _ = quantizer(x)
+    inner = quantizer.inward(x)
+    errors = []
+    for depth in (1, 2, 3):
+        books = quantizer.vq.codebooks
+        partial = sum(books[q][codes[..., q]] for q in range(depth))
+        torch.testing.assert_close(quantizer.embed(codes[..., :depth]), quantizer.outward(partial))
+        errors.append(float((inner - partial).square().mean()))
+    assert errors[0] > errors[1] > errors[2]

@@ -1,0 +1,330 @@
+"""Published codecs through the contract of our own: one small adapter each.
+
+`load_published(folder)` reads a directory as transformers' or diffusers' own `save_pretrained`
+wrote it (safetensors only) and gives a `Codec`. Quirks are dealt with here; what a codec cannot do
+is refused in a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+
+from unified.tokenizers.codec import Codec, CodecSpec
+
+
+class PublishedCodec(Codec):
+    """A codec around a model of another library; subclasses adapt one class each.
+
+    Attributes:
+        source: the directory it came from.
+    """
+
+    kind = "published"
+
+    def __init__(self, model: Any, folder: Path):
+        super().__init__()
+        self.model, self.source = model.eval().requires_grad_(False), folder
+        self._spec = self.describe(model.config)
+
+    @property
+    def spec(self) -> CodecSpec:
+        return self._spec
+
+    def describe(self, config: Any) -> CodecSpec:
+        """The spec that follows from the model's configuration."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval: some of these have batch norms."""
+        return super().train(False)
+
+    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+        """As its own library does."""
+        self.model.to(dtype).save_pretrained(folder)
+
+    def check_media(self, media: torch.Tensor) -> None:
+        """Raise ValueError for media of another shape than the codec's."""
+        spec = self.spec
+        timed = spec.medium != "image"
+        want = (spec.channels, *spec.image_size)
+        shape = (media.shape[1], *media.shape[3:]) if timed else tuple(media.shape[1:])
+        if media.ndim != 2 + timed + len(spec.image_size) or tuple(shape) != want:
+            raise ValueError(f"{spec.medium} of shape {tuple(media.shape)}; this codec takes {want}"
+                             f"{' beside batch and time' if timed else ''}")  # fmt: skip
+
+    def whole(self, media: torch.Tensor) -> torch.Tensor:
+        """Media (B, C, T, ...) made whole steps: silence or the last frame again."""
+        spec = self.spec
+        missing = spec.time(spec.steps(media.shape[2])) - media.shape[2]
+        if not missing:
+            return media
+        last = media[:, :, -1:]
+        last = last if spec.medium == "video" else torch.zeros_like(last)
+        return torch.cat([media, last.repeat_interleave(missing, 2)], 2)
+
+
+class _Grid(PublishedCodec):
+    """Pictures as a grid of codes of one codebook, in raster order."""
+
+    def _spec_of(self, size: int, side: int, grid: int, channels: int) -> CodecSpec:
+        return CodecSpec((size,), (0,) * grid**2, (side, side), channels, causal=False)
+
+
+class JanusCodec(_Grid):
+    """JanusVQVAE. Its own `encode` compares lengths that its `decode` has normalized away; the
+    codes were trained with cosine, so cosine it is."""
+
+    def describe(self, config: Any) -> CodecSpec:
+        scale = 2 ** (len(config.channel_multiplier) - 1)
+        return self._spec_of(
+            config.num_embeddings, config.num_patches * scale, config.num_patches,
+            config.in_channels,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def encode(self, media: torch.Tensor) -> torch.Tensor:
+        self.check_media(media)
+        latents = self.model.quant_conv(self.model.encoder(media)).flatten(2).transpose(1, 2)
+        book = F.normalize(self.model.quantize.embedding.weight, dim=-1)
+        return (F.normalize(latents, dim=-1) @ book.T).argmax(-1)
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        self.spec.check(codes)
+        return self.model.decode(codes).clamp(-1, 1)
+
+
+class ChameleonCodec(_Grid):
+    """ChameleonVQVAE: transformers has no decoder for it."""
+
+    def describe(self, config: Any) -> CodecSpec:
+        grid = config.resolution // 2 ** (len(config.channel_multiplier) - 1)
+        return self._spec_of(config.num_embeddings, config.resolution, grid, config.in_channels)
+
+    @torch.no_grad()
+    def encode(self, media: torch.Tensor) -> torch.Tensor:
+        self.check_media(media)
+        codes: torch.Tensor = self.model.encode(media).image_tokens
+        return codes.view(len(media), -1)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        raise ValueError("ChameleonVQVAE has no decoder in transformers: it can only encode")
+
+
+class DiffusersVQCodec(_Grid):
+    """diffusers' VQModel at its own sample size."""
+
+    def describe(self, config: Any) -> CodecSpec:
+        grid = config.sample_size // 2 ** (len(config.block_out_channels) - 1)
+        return self._spec_of(
+            config.num_vq_embeddings, config.sample_size, grid, config.in_channels
+        )
+
+    @torch.no_grad()
+    def encode(self, media: torch.Tensor) -> torch.Tensor:
+        self.check_media(media)
+        latents = self.model.encode(media).latents.flatten(2).transpose(1, 2)
+        return torch.cdist(latents, self.model.quantize.embedding.weight[None]).argmin(-1)
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        self.spec.check(codes)
+        grid = int(self.spec.length**0.5)
+        vectors = self.model.quantize.embedding(codes).transpose(1, 2)
+        latents = vectors.unflatten(2, (grid, grid))
+        sample: torch.Tensor = self.model.decode(latents, force_not_quantize=True).sample
+        return sample.clamp(-1, 1)
+
+
+class Emu3Codec(PublishedCodec):
+    """Emu3VQVAE: steps of `temporal_downsample_factor` frames; a picture is as many repeats."""
+
+    SIDE = 64  # pixels; it takes any multiple of its stride, and this is the toybox's
+
+    def describe(self, config: Any) -> CodecSpec:
+        grid = self.SIDE // 2 ** (len(config.channel_multiplier) - 1)
+        frames = config.temporal_downsample_factor
+        return CodecSpec(
+            (config.codebook_size,), (0,) * grid**2, (self.SIDE, self.SIDE), config.in_channels,
+            medium="video", rate=24.0, first=frames, stride=frames, causal=False,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def encode(self, media: torch.Tensor) -> torch.Tensor:
+        self.check_media(media)
+        # its own `encode` cuts every item to a size in pixels, as if frames were rows
+        film = self.whole(media).transpose(1, 2)
+        hidden = self.model.encoder(film.to(self.model.dtype)).permute(0, 2, 1, 3, 4)
+        codes: torch.Tensor = self.model.quantize(
+            self.model.quant_conv(hidden).permute(0, 2, 1, 3, 4)
+        )
+        return codes.flatten(1)
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        self.spec.check(codes)
+        grid = int(self.spec.length**0.5)
+        film: torch.Tensor = self.model.decode(codes.view(len(codes), -1, grid, grid))
+        return film.transpose(1, 2).clamp(-1, 1)
+
+
+class _Sound(PublishedCodec):
+    """Sound: codes (B, Q, steps) of the model <-> ours, step after step."""
+
+    def _spec_of(
+        self, sizes: tuple[int, ...], rate: int, hop: int, channels: int = 1, causal: bool = False
+    ) -> CodecSpec:
+        return CodecSpec(
+            sizes, tuple(range(len(sizes))), (), channels, medium="audio", rate=float(rate),
+            first=hop, stride=hop, causal=causal,
+        )  # fmt: skip
+
+    def forth(self, sound: torch.Tensor) -> torch.Tensor:
+        """Whole steps of sound (B, C, N) -> the model's codes (B, Q, steps)."""
+        raise NotImplementedError
+
+    def back(self, codes: torch.Tensor) -> torch.Tensor:
+        """The model's codes -> sound (B, C, about N)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def encode(self, media: torch.Tensor) -> torch.Tensor:
+        self.check_media(media)
+        steps = self.spec.steps(media.shape[2])
+        codes = self.forth(self.whole(media))[..., :steps].long()
+        starts = torch.tensor([r.start for r in self.spec.ranges], device=codes.device)
+        return (codes.transpose(1, 2) + starts).flatten(1)
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        self.spec.check(codes)
+        starts = torch.tensor([r.start for r in self.spec.ranges], device=codes.device)
+        split = codes.view(len(codes), -1, self.spec.length) - starts
+        sound, length = self.back(split.transpose(1, 2)), self.spec.time(split.shape[1])
+        return F.pad(sound, (0, max(0, length - sound.shape[2])))[..., :length].clamp(-1, 1)
+
+
+class EncodecCodec(_Sound):
+    """EncodecModel without chunks (24 kHz), at its lowest bandwidth. Reflect padding lets its
+    first frames see later samples, so it does not count as causal."""
+
+    def describe(self, config: Any) -> CodecSpec:
+        if config.chunk_length is not None or config.normalize:
+            raise ValueError("this EnCodec works in normalized chunks (48 kHz); take one without")
+        self.bandwidth = config.target_bandwidths[0]
+        count = self.model.quantizer.get_num_quantizers_for_bandwidth(self.bandwidth)
+        return self._spec_of((config.codebook_size,) * count, config.sampling_rate,
+                             config.hop_length, config.audio_channels)  # fmt: skip
+
+    def forth(self, sound: torch.Tensor) -> torch.Tensor:
+        codes: torch.Tensor = self.model.encode(sound, bandwidth=self.bandwidth).audio_codes[0]
+        return codes
+
+    def back(self, codes: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self.model.decode(codes[None], [None]).audio_values
+        return sound
+
+
+class MimiCodec(_Sound):
+    """MimiModel with all its codebooks; causal."""
+
+    def describe(self, config: Any) -> CodecSpec:
+        hop = round(config.sampling_rate / config.frame_rate)
+        return self._spec_of((config.codebook_size,) * config.num_quantizers, config.sampling_rate,
+                             hop, config.audio_channels, causal=True)  # fmt: skip
+
+    def forth(self, sound: torch.Tensor) -> torch.Tensor:
+        codes: torch.Tensor = self.model.encode(sound).audio_codes
+        return codes
+
+    def back(self, codes: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self.model.decode(codes).audio_values
+        return sound
+
+
+class DacCodec(_Sound):
+    """DacModel; not causal."""
+
+    def describe(self, config: Any) -> CodecSpec:
+        return self._spec_of((config.codebook_size,) * config.n_codebooks, config.sampling_rate,
+                             config.hop_length)  # fmt: skip
+
+    def forth(self, sound: torch.Tensor) -> torch.Tensor:
+        codes: torch.Tensor = self.model.encode(sound).audio_codes
+        return codes
+
+    def back(self, codes: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self.model.decode(audio_codes=codes).audio_values
+        return sound[:, None]
+
+
+class Xcodec2Codec(_Sound):
+    """Xcodec2Model: one codebook; half of what it encodes are features of its own extractor."""
+
+    def __init__(self, model: Any, folder: Path):
+        from transformers import AutoFeatureExtractor
+
+        super().__init__(model, folder)
+        self.extractor = AutoFeatureExtractor.from_pretrained(str(folder))
+
+    def describe(self, config: Any) -> CodecSpec:
+        size = 1
+        for level in config.quantization_levels:
+            size *= level
+        return self._spec_of((size,), config.sampling_rate, config.hop_length)
+
+    def forth(self, sound: torch.Tensor) -> torch.Tensor:
+        waves = [wave.cpu().numpy() for wave in sound[:, 0]]
+        inputs = self.extractor(audio=waves, sampling_rate=int(self.spec.rate), return_tensors="pt")
+        codes: torch.Tensor = self.model.encode(**inputs.to(sound.device)).audio_codes
+        return codes
+
+    def back(self, codes: torch.Tensor) -> torch.Tensor:
+        sound: torch.Tensor = self.model.decode(audio_codes=codes).audio_values
+        return sound if sound.ndim == 3 else sound[:, None]
+
+
+# what config.json calls the model -> class of transformers, adapter
+PUBLISHED: dict[str, tuple[str, type[PublishedCodec]]] = {
+    "janus_vqgan": ("JanusVQVAE", JanusCodec),
+    "chameleon_vqgan": ("ChameleonVQVAE", ChameleonCodec),
+    "emu3_vqgan": ("Emu3VQVAE", Emu3Codec),
+    "encodec": ("EncodecModel", EncodecCodec),
+    "mimi": ("MimiModel", MimiCodec),
+    "dac": ("DacModel", DacCodec),
+    "xcodec2": ("Xcodec2Model", Xcodec2Codec),
+}
+
+
+def load_published(folder: str | Path) -> PublishedCodec:
+    """A codec saved by transformers or diffusers.
+
+    Raises:
+        ValueError: no configuration there, or none of a codec that is known; they are listed.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json")
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("_class_name") == "VQModel":
+        try:
+            from diffusers import VQModel
+        except ImportError:
+            raise ValueError("a VQModel needs diffusers: pip install 'unified[diffusers]'") from None
+        model = VQModel.from_pretrained(str(folder), use_safetensors=True)
+        return DiffusersVQCodec(model, folder)
+    kind = config.get("model_type")
+    if kind not in PUBLISHED:
+        known = ", ".join((*(name for name, _ in PUBLISHED.values()), "VQModel"))
+        raise ValueError(f"{folder}: a model of type {kind!r} is no codec that is known; {known}")
+    import transformers
+
+    name, adapter = PUBLISHED[kind]
+    load: Callable[..., Any] = getattr(transformers, name).from_pretrained
+    return adapter(load(str(folder), use_safetensors=True), folder)

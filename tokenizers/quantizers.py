@@ -1,0 +1,121 @@
+"""Vectors -> codes -> vectors: the quantizers of vector-quantize-pytorch behind one contract.
+
+Their pitfalls are dealt with here once: codebooks in fp32 whatever autocast says, int64 codes,
+settings under which no code dies, and nothing that changes in eval.
+"""
+
+from __future__ import annotations
+
+
+import torch
+from torch import nn
+from vector_quantize_pytorch import FSQ, ResidualVQ
+
+
+class Quantizer(nn.Module):
+    """What a codec needs of a quantizer.
+
+    Attributes:
+        sizes: codes of each codebook.
+    """
+
+    sizes: tuple[int, ...]
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents (B, N, D) -> quantized (B, N, D) with straight-through gradient, codes
+        (B, N, Q) int64, -1 where training left a codebook out, and a loss to be added."""
+        raise NotImplementedError
+
+    def embed(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (B, N, Q) -> what they stand for, (B, N, D)."""
+        raise NotImplementedError
+
+
+class FiniteScalar(Quantizer):
+    """FSQ (https://arxiv.org/abs/2309.15505): each of a few bounded numbers is rounded.
+
+    One codebook of prod(levels) codes and nothing to learn in it, so none can die; the maps to and
+    from its few dimensions are ours.
+    """
+
+    def __init__(self, width: int, levels: tuple[int, ...]):
+        super().__init__()
+        self.inward = nn.Linear(width, len(levels))
+        self.outward = nn.Linear(len(levels), width)
+        self.fsq = FSQ(levels=list(levels))
+        self.sizes = (int(self.fsq.codebook_size),)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            inner = self.inward(x.float())
+            rounded, codes = self.fsq(inner)
+            return self.outward(rounded), codes.long()[..., None], inner.new_zeros(())
+
+    def embed(self, codes: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(codes.device.type, enabled=False):
+            flat = self.fsq.indices_to_codes(codes.reshape(1, -1))
+            out: torch.Tensor = self.outward(flat.view(*codes.shape[:-1], -1))
+            return out
+
+
+class Residual(Quantizer):
+    """Residual VQ (SoundStream, https://arxiv.org/abs/2107.03312): each codebook says what those
+    before it left over. With one codebook it is plain VQ.
+
+    While training, the last codebooks are left out at random (`dropout`), so that a prefix of the
+    codebooks decodes; codes out of use are restarted at latents of the batch.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        count: int,
+        size: int,
+        *,
+        inner: int | None = None,
+        decay: float = 0.99,
+        restart: float = 0.2,
+        cosine: bool = False,
+        dropout: bool = False,
+    ):
+        super().__init__()
+        inner = inner or width
+        self.inward = nn.Linear(width, inner) if inner != width else nn.Identity()
+        self.outward = nn.Linear(inner, width) if inner != width else nn.Identity()
+        self.vq = ResidualVQ(
+            dim=inner,
+            num_quantizers=count,
+            codebook_size=size,
+            decay=decay,
+            kmeans_init=True,
+            kmeans_iters=10,
+            threshold_ema_dead_code=restart,
+            use_cosine_sim=cosine,
+            commitment_weight=0.25,
+            quantize_dropout=dropout and count > 1,
+            quantize_dropout_cutoff_index=0,
+        )
+        self.sizes = (size,) * count
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            quantized, codes, loss = self.vq(self.inward(x.float()))
+            return self.outward(quantized), codes.long(), loss.sum()
+
+    def embed(self, codes: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(codes.device.type, enabled=False):
+            books = self.vq.codebooks  # (Q, size, inner)
+            total = sum((books[q][codes[..., q]] for q in range(codes.shape[-1])),
+                        books.new_zeros(()))  # fmt: skip
+            out: torch.Tensor = self.outward(total)
+            return out
+
+
+def perplexity(codes: torch.Tensor, size: int) -> tuple[float, float]:
+    """Perplexity of a codebook's code histogram, in codes, and the share of codes in use."""
+    histogram = torch.bincount(codes.flatten(), minlength=size).double()
+    share = histogram / histogram.sum().clamp_min(1)
+    entropy = -torch.xlogy(share, share).sum()
+    return float(entropy.exp()), float((histogram > 0).double().mean())
+
+

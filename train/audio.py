@@ -1,0 +1,52 @@
+"""Train the sound tokenizer on endless clips of the toybox."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from unified.tokenizers.audio import AudioTokenizer
+from unified.tokenizers.quantizers import perplexity
+from unified.toybox.sounds import render_clip, sample_clip
+from unified.train.losses import spectral_loss
+
+
+def clips(seed: int, start: int, count: int, split: str = "train", seconds: float = 2.0) -> Any:
+    """Rendered clips start..start+count of a seed, (count, 1, samples)."""
+    names = (f"{seed}/clip/{split}/{index}" for index in range(start, start + count))
+    waves = [render_clip(sample_clip(random.Random(name), split, seconds)) for name in names]
+    return torch.from_numpy(np.stack(waves))[:, None]
+
+
+class AudioStage:
+    """Spectra at several resolutions, a little of the samples themselves, and the commitment."""
+
+    def __init__(self, model: AudioTokenizer, size: int, seed: int, device: str,
+                 seconds: float = 2.0):  # fmt: skip
+        self.model, self.size, self.seed, self.device = model, size, seed, device
+        stride = model.spec.stride
+        self.length = int(seconds * model.config.rate) // stride * stride
+        self.seconds = seconds
+
+    def batch(self, step: int) -> list[torch.Tensor]:
+        sound = clips(self.seed, step * self.size, self.size, seconds=self.seconds)
+        return [sound[:, :, : self.length].to(self.device)]
+
+    def loss(self, part: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        rebuilt, codes, commitment = self.model(part)
+        one, two = rebuilt[:, 0].float(), part[:, 0]
+        spectral = spectral_loss(one, two, self.model.config.rate)
+        samples = F.l1_loss(one, two)
+        first = codes[..., 0]
+        _, used = perplexity(first[first >= 0], self.model.config.codebook_size)
+        values = {
+            "spectral": spectral.item(),
+            "samples": samples.item(),
+            "commitment": commitment.item(),
+            "codes_in_batch": used * self.model.config.codebook_size,
+        }
+        return spectral + 2 * samples + commitment, values

@@ -1,0 +1,77 @@
+"""Sound in and out: files <-> float32 samples at the rate that is asked for, within limits.
+
+Through PyAV (FFmpeg), so that any common format can be read, films' soundtracks included.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+
+LONGEST = 600.0  # seconds that are read
+
+
+class SoundError(ValueError):
+    """A file that is no sound, or one that is not taken; says which and why."""
+
+
+def resample(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Float32 (samples,) from one rate to another."""
+    if rate == wanted or not len(wave):
+        return wave.astype(np.float32)
+    frame = av.AudioFrame.from_ndarray(wave.astype(np.float32)[None], format="flt", layout="mono")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=wanted)
+    parts = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([part.to_ndarray().reshape(-1) for part in parts])
+
+
+def read_sound(path: str | Path, rate: int, longest: float = LONGEST) -> np.ndarray:
+    """The first soundtrack of a file as mono float32 (samples,) in [-1, 1].
+
+    Any rate is resampled and any number of channels mixed to one.
+
+    Raises:
+        SoundError: no such file, no soundtrack, nothing in it, too long, or not readable.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SoundError(f"no such file: {path}")
+    try:
+        with av.open(str(path)) as file:
+            if not file.streams.audio:
+                raise SoundError(f"{path} has no sound in it")
+            resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
+            parts: list[np.ndarray] = []
+            read = 0
+            for frame in file.decode(file.streams.audio[0]):
+                for part in resampler.resample(frame):
+                    parts.append(part.to_ndarray().reshape(-1))
+                    read += len(parts[-1])
+                if read > longest * rate:
+                    raise SoundError(f"{path} is longer than the limit of {longest:g} seconds")
+            parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        raise SoundError(f"{path} is not readable as sound: {error}") from None
+    wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if not len(wave):
+        raise SoundError(f"{path} holds no samples")
+    if not np.isfinite(wave).all():
+        raise SoundError(f"{path} holds samples that are not numbers")
+    return wave
+
+
+def write_sound(path: str | Path, wave: np.ndarray, rate: int) -> None:
+    """Write float samples (samples,) in [-1, 1]; the ending names the format (.wav, .flac, .ogg).
+
+    Raises:
+        SoundError: an ending that is not known, or a place that cannot be written to.
+    """
+    path = Path(path)
+    try:
+        soundfile.write(path, np.clip(wave, -1, 1), rate)
+    except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
+        raise SoundError(f"cannot write {path}: {error}") from None
