@@ -42,7 +42,9 @@ class FlowBlock(nn.Module):
         nn.init.zeros_(self.modulate.bias)
 
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        shift, scale, gate, shift2, scale2, gate2 = self.modulate(F.silu(time))[:, None].chunk(6, -1)
+        shift, scale, gate, shift2, scale2, gate2 = self.modulate(F.silu(time))[:, None].chunk(
+            6, -1
+        )
         x = x + gate * self.attention(self.norms[0](x) * (1 + scale) + shift)
         return x + gate2 * self.mlp(self.norms[1](x) * (1 + scale2) + shift2)
 
@@ -82,9 +84,12 @@ class FlowDecoder(nn.Module):
         return unpatchify(self.out(self.norm(h)), (self.side, self.side), self.config.patch)
 
     def loss(
-        self, pixels: torch.Tensor, features: torch.Tensor, generator: torch.Generator | None = None,
+        self,
+        pixels: torch.Tensor,
+        features: torch.Tensor,
+        generator: torch.Generator | None = None,
         dropout: float = 0.1,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         """Mean squared error of the velocity at random times, more of them in the middle
         (logit-normal, https://arxiv.org/abs/2403.03206)."""
         device, batch = pixels.device, len(pixels)

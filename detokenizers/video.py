@@ -1,4 +1,4 @@
-"""Codes -> films: attention within a step, causal convolution across steps, one linear map a patch."""
+"""Codes -> films: attention within a step, causal convolution across steps, then patches."""
 
 from __future__ import annotations
 

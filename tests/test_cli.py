@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +25,7 @@ from unified.handle import ContextError, End, ImageDone, ImageProgress, ImageSta
 from unified.media import picture
 from unified.processing import UnifiedImageProcessor
 from unified.tokenizers.codec import CodecSpec
+from unified.toybox.scene import render, sample_scene
 
 VERBS = [
     ["chat"], ["generate"], ["ask"], ["train"], ["doctor"], ["tokenizer"], ["tokenizer", "train"],
@@ -196,8 +199,9 @@ def test_schedules_are_the_sampling_module_s() -> None:
         (["ask", "red.png"], "Missing argument 'QUESTION'"),
         (["chat", "--resume", "none.json"], "no such transcript"),
         (["chat", "--resume", "text.json"], "not a transcript"),
-        (["train"], "which recipe? One of toybox"),
-        (["train", "nothing"], "unknown recipe 'nothing'; one of toybox"),
+        (["train"], "which recipe? One of audio, seed, toybox, video"),
+        (["train", "nothing"], "unknown recipe 'nothing'; one of audio, seed, toybox, video"),
+        (["train", "audio", "--stage", "chat"], "the recipe 'audio' has no stage 'chat'"),
         (["train", "toybox", "--set", "scale"], "--set takes key=value"),
         (["train", "toybox", "--set", "scale=odd"], "unknown scale 'odd'; one of vq, tiny"),
         (["train", "toybox", "--stage", "odd"], "unknown stage 'odd'; one of text, tokenizer"),
@@ -205,7 +209,7 @@ def test_schedules_are_the_sampling_module_s() -> None:
         (["tokenizer", "encode", "text.png"], "not a picture"),
         (["tokenizer", "decode", "none.json", "-o", "x.png"], "none.json: No such file"),
         (["tokenizer", "decode", "text.json", "-o", "x.png"], "no JSON"),
-        (["tokenizer", "decode", "few.json", "-o", "x.png"], "a picture has 64"),
+        (["tokenizer", "decode", "few.json", "-o", "x.png"], "a picture has 33"),
         (["tokenizer", "decode", "large.json", "-o", "x.png"], "out of range"),
         (["tokenizer", "decode", "words.json", "-o", "x.png"], "no list of codes"),
         (["tokenizer", "eval", "nothing"], "no tokenizer there"),
@@ -637,13 +641,14 @@ def test_train_hands_over_what_was_typed(run: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_codes_there_and_back(run: Any) -> None:
-    Image.new("RGB", (30, 20), "red").save("red.png")
-    assert run("tokenizer", "encode", "red.png", "-o", "red.json").status == 0
-    found = json.loads(Path("red.json").read_text())
-    assert found == {"codebooks": [16], "codes": [7] * 64}
-    assert json.loads(run("tokenizer", "encode", "red.png").out) == found
-    assert run("tokenizer", "decode", "red.json", "-o", "back.png").out == "back.png\n"
-    assert picture.read("back.png").size == (64, 64)
+    Image.fromarray(render(sample_scene(random.Random(0)))).save("scene.png")
+    assert run("tokenizer", "encode", "scene.png", "-o", "scene.json").status == 0
+    found = json.loads(Path("scene.json").read_text())
+    assert found["medium"] == "image" and len(found["codes"]) == 33
+    assert json.loads(run("tokenizer", "encode", "scene.png").out) == found
+    assert run("tokenizer", "decode", "scene.json", "-o", "back.png").out == "back.png\n"
+    apart = np.asarray(picture.read("back.png"), int) - np.asarray(picture.read("scene.png"), int)
+    assert np.abs(apart).max() < 40 and np.abs(apart).mean() < 2
 
 
 def test_tokenizer_eval_prints_scores(

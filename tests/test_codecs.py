@@ -31,8 +31,17 @@ def _layered() -> Codec:
 
 
 def _vq() -> Codec:
-    codec = ImageTokenizer(VQConfig(patch=16, codebook_size=32, code_width=16, encoder_width=32,
-                                    decoder_width=32, decoder_layers=1, decoder_heads=2))  # fmt: skip
+    codec = ImageTokenizer(
+        VQConfig(
+            patch=16,
+            codebook_size=32,
+            code_width=16,
+            encoder_width=32,
+            decoder_width=32,
+            decoder_layers=1,
+            decoder_heads=2,
+        )
+    )
     codec.place_codebook(scenes(0, 0, 64))
     return codec
 
@@ -40,10 +49,18 @@ def _vq() -> Codec:
 def _seed() -> Codec:
     small: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2}
     codec = SeedTokenizer(
-        SeedConfig(queries=6, codebook_size=32, code_width=8, reverse_layers=1, prior_width=32,
-                   prior_layers=1, teacher={**small, "text_width": 32, "text_layers": 1, "out": 16},
-                   flow=small, **small)
-    )  # fmt: skip
+        SeedConfig(
+            queries=6,
+            codebook_size=32,
+            code_width=8,
+            reverse_layers=1,
+            prior_width=32,
+            prior_layers=1,
+            teacher={**small, "text_width": 32, "text_layers": 1, "out": 16},
+            flow=small,
+            **small,
+        )
+    )
     codec.sampling["steps"] = 2
     torch.nn.init.normal_(codec.flow.out.weight, std=0.1)  # it starts at nothing
     codec.quantizer(torch.randn(8, 6, 32))  # places the codebook
@@ -51,13 +68,31 @@ def _seed() -> Codec:
 
 
 def _video() -> Codec:
-    return VideoTokenizer(VideoConfig(width=32, layers=1, heads=2, levels=(4, 4, 4),
-                                      decoder_width=32, decoder_layers=1, decoder_heads=2))  # fmt: skip
+    return VideoTokenizer(
+        VideoConfig(
+            width=32,
+            layers=1,
+            heads=2,
+            levels=(4, 4, 4),
+            decoder_width=32,
+            decoder_layers=1,
+            decoder_heads=2,
+        )
+    )
 
 
 def _audio() -> Codec:
-    codec = AudioTokenizer(AudioConfig(width=32, layers=2, codebooks=3, codebook_size=16,
-                                       code_width=8, decoder_width=32, decoder_layers=2))  # fmt: skip
+    codec = AudioTokenizer(
+        AudioConfig(
+            width=32,
+            layers=2,
+            codebooks=3,
+            codebook_size=16,
+            code_width=8,
+            decoder_width=32,
+            decoder_layers=2,
+        )
+    )
     codec(torch.randn(4, 1, 640 * 20) * 0.1)  # places the codebooks
     for layer in codec.quantizer.vq.layers:
         layer._codebook.embed.normal_()  # and far from each other: no near ties
@@ -65,8 +100,12 @@ def _audio() -> Codec:
 
 
 OURS: dict[str, Callable[[], Codec]] = {
-    "layered": _layered, "vq": _vq, "seed": _seed, "video": _video, "audio": _audio
-}  # fmt: skip
+    "layered": _layered,
+    "vq": _vq,
+    "seed": _seed,
+    "video": _video,
+    "audio": _audio,
+}
 
 
 def _published(kind: str, folder: str) -> None:
@@ -79,34 +118,58 @@ def _published(kind: str, folder: str) -> None:
     if kind == "janus_vqgan":
         config = t.JanusVQVAEConfig if hasattr(t, "JanusVQVAEConfig") else None
         assert config is not None
-        model = t.JanusVQVAE(config(num_embeddings=32, embed_dim=8, latent_channels=32,
-                                    num_patches=4, **convolutions))  # fmt: skip
+        model = t.JanusVQVAE(
+            config(
+                num_embeddings=32, embed_dim=8, latent_channels=32, num_patches=4, **convolutions
+            )
+        )
     elif kind == "chameleon_vqgan":
         model = t.ChameleonVQVAE(
-            t.ChameleonVQVAEConfig(num_embeddings=32, embed_dim=8, latent_channels=32,
-                                   resolution=32, **convolutions)
-        )  # fmt: skip
+            t.ChameleonVQVAEConfig(
+                num_embeddings=32, embed_dim=8, latent_channels=32, resolution=32, **convolutions
+            )
+        )
     elif kind == "emu3_vqgan":
         model = t.Emu3VQVAE(
-            t.Emu3VQVAEConfig(codebook_size=32, latent_channels=4, hidden_size=32,
-                              attn_resolutions=[1], temporal_downsample_factor=2,
-                              **{**convolutions, "channel_multiplier": [1, 1, 1, 1]})
-        )  # fmt: skip
+            t.Emu3VQVAEConfig(
+                codebook_size=32,
+                latent_channels=4,
+                hidden_size=32,
+                attn_resolutions=[1],
+                temporal_downsample_factor=2,
+                **{**convolutions, "channel_multiplier": [1, 1, 1, 1]},
+            )
+        )
     elif kind == "encodec":
         model = t.EncodecModel(
             t.EncodecConfig(num_lstm_layers=1, target_bandwidths=[24.0, 48.0], **sound)
         )
     elif kind == "mimi":
         model = t.MimiModel(
-            t.MimiConfig(vector_quantization_hidden_dimension=8, codebook_dim=8, num_quantizers=3,
-                         upsample_groups=16, num_hidden_layers=1, num_attention_heads=2,
-                         num_key_value_heads=2, head_dim=8, intermediate_size=32, **sound)
-        )  # fmt: skip
+            t.MimiConfig(
+                vector_quantization_hidden_dimension=8,
+                codebook_dim=8,
+                num_quantizers=3,
+                upsample_groups=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=8,
+                intermediate_size=32,
+                **sound,
+            )
+        )
     elif kind == "dac":
         model = t.DacModel(
-            t.DacConfig(encoder_hidden_size=8, decoder_hidden_size=32, n_codebooks=2,
-                        codebook_size=16, codebook_dim=4, downsampling_ratios=[2, 4])
-        )  # fmt: skip
+            t.DacConfig(
+                encoder_hidden_size=8,
+                decoder_hidden_size=32,
+                n_codebooks=2,
+                codebook_size=16,
+                codebook_dim=4,
+                downsampling_ratios=[2, 4],
+            )
+        )
     else:
         pytest.skip(f"no small {kind} here")
     model.save_pretrained(folder)
@@ -254,14 +317,17 @@ def test_what_comes_later_changes_nothing_before(name: str) -> None:
         now = spec.time(steps)
         other = media.clone()
         other[:, :, now:] = 0.3
-        assert torch.equal(codec.encode(other)[:, : steps * spec.length],
-                           codes[:, : steps * spec.length])  # fmt: skip
+        assert torch.equal(
+            codec.encode(other)[:, : steps * spec.length], codes[:, : steps * spec.length]
+        )
         assert torch.equal(codec.encode(media[:, :, :now]), codes[:, : steps * spec.length])
         final = now - spec.latency  # what later codes cannot change any more
         torch.testing.assert_close(
             codec.decode(codes[:, : steps * spec.length])[:, :, :final],
-            codec.decode(codes)[:, :, :final], atol=1e-5, rtol=1e-5,
-        )  # fmt: skip
+            codec.decode(codes)[:, :, :final],
+            atol=1e-5,
+            rtol=1e-5,
+        )
 
 
 def test_latency_is_met() -> None:
@@ -280,8 +346,9 @@ def test_an_image_is_a_film_of_one_frame() -> None:
     codes = codec.encode(film)
     first = codec.encode(film[:, :, :1])
     assert torch.equal(first, codes[:, : codec.spec.length])
-    torch.testing.assert_close(codec.decode(first), codec.decode(codes)[:, :, :1],
-                               atol=1e-5, rtol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        codec.decode(first), codec.decode(codes)[:, :, :1], atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -339,7 +406,9 @@ def test_gradients_reach_the_encoder_and_never_the_teacher() -> None:
     codec.teacher.requires_grad_(False)
     quantized, codes, loss = codec.quantizer(codec.embeddings(media_for(codec)))
     given = torch.tensor([6, 3])
-    (codec.reverse(quantized, given).sum() + loss + codec.prior(quantized, codes[..., 0])).backward()
+    (
+        codec.reverse(quantized, given).sum() + loss + codec.prior(quantized, codes[..., 0])
+    ).backward()
     assert codec.qformer.queries.grad is not None and codec.qformer.queries.grad.abs().sum() > 0
     assert all(p.grad is None for p in codec.teacher.parameters())
 
@@ -347,9 +416,14 @@ def test_gradients_reach_the_encoder_and_never_the_teacher() -> None:
 # --- quantizers --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantizer", [
-    FiniteScalar(16, (4, 3, 5)), Residual(16, 3, 8, inner=4), Residual(16, 1, 8, inner=8, cosine=True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        FiniteScalar(16, (4, 3, 5)),
+        Residual(16, 3, 8, inner=4),
+        Residual(16, 1, 8, inner=8, cosine=True),
+    ],
+)
 def test_codes_stand_for_what_was_quantized(quantizer: Any) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 30, 16)
@@ -359,8 +433,10 @@ def test_codes_stand_for_what_was_quantized(quantizer: Any) -> None:
     quantized, codes, _ = quantizer(x)
     torch.testing.assert_close(quantizer.embed(codes), quantized, atol=1e-5, rtol=1e-5)
     assert codes.shape[-1] == len(quantizer.sizes)
-    assert all(0 <= codes[..., q].min() and codes[..., q].max() < size
-               for q, size in enumerate(quantizer.sizes))  # fmt: skip
+    assert all(
+        0 <= codes[..., q].min() and codes[..., q].max() < size
+        for q, size in enumerate(quantizer.sizes)
+    )
 
 
 def test_fewer_residual_codebooks_are_a_partial_sum() -> None:

@@ -71,16 +71,16 @@ def test_what_colour_and_ground_are_separate_codes(codec: LayeredTokenizer) -> N
     start_form, start_paint = (r.start for r in codec.spec.ranges[1:])
     seen: dict[str, set[tuple[int, ...]]] = {"form": set(), "paint": set(), "ground": set()}
     for colour in COLOURS:
-        for background in BACKGROUNDS:
+        for name in BACKGROUNDS:
             thing = Thing("heart", colour, "small", 2, 1)
-            scene = Scene.of([thing], background)
+            scene = Scene.of([thing], name)
             pixels = pictures([scene])
             codes = codec.encode(pixels)
             form, paint = codes[0, 1::2] - start_form, codes[0, 2::2] - start_paint
             assert (form != BLANK).nonzero().flatten().tolist() == [6]
             seen["form"].add((int(form[6]),))
             seen["paint"].add((COLOURS.index(colour), int(paint[6])))
-            seen["ground"].add((list(BACKGROUNDS).index(background), int(codes[0, 0])))
+            seen["ground"].add((list(BACKGROUNDS).index(name), int(codes[0, 0])))
             assert (codec.decode(codes) - pixels).abs().mean() < 0.02
     assert len(seen["form"]) == 1
     assert len(seen["paint"]) == len(COLOURS) == len({paint for _, paint in seen["paint"]})

@@ -108,9 +108,7 @@ class AudioTokenizer(StreamCodec):
         x, coarse = self.coarse(x, coarse)
         return self.norm(x), [frames[:, -1:], fine, coarse]
 
-    def forward(
-        self, sound: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, sound: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Training pass over whole steps: sound (B, 1, N) again, codes (B, steps, Q), loss."""
         quantized, codes, loss = self.quantizer(self.latents(sound)[0])
         late, (_, _, tail) = self.decoder(self.widen(quantized))

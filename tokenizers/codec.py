@@ -207,7 +207,9 @@ class StreamCodec(Codec):
         again, or silence."""
         if not missing:
             return media
-        last = media[:, :, -1:] if self.spec.medium == "video" else torch.zeros_like(media[:, :, :1])
+        last = (
+            media[:, :, -1:] if self.spec.medium == "video" else torch.zeros_like(media[:, :, :1])
+        )
         return torch.cat([media, last.repeat_interleave(missing, 2)], 2)
 
     @torch.no_grad()
@@ -226,7 +228,9 @@ class StreamCodec(Codec):
         shape, want = tuple(media.shape), (spec.channels, *spec.image_size)
         if media.ndim != 3 + len(spec.image_size) or (shape[1], *shape[3:]) != want:
             names = "(batch, channels, time" + (", height, width)" if spec.image_size else ")")
-            raise ValueError(f"{spec.medium} of shape {shape}; this codec takes {names} with {want}")
+            raise ValueError(
+                f"{spec.medium} of shape {shape}; this codec takes {names} with {want}"
+            )
         if not shape[2]:
             raise ValueError(f"{spec.medium} without a single frame or sample")
         if not torch.isfinite(media).all():

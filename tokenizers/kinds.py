@@ -14,7 +14,10 @@ from unified.tokenizers.layered import LayeredTokenizer
 from unified.tokenizers.seed import SeedTokenizer
 from unified.tokenizers.video import VideoTokenizer
 
-KINDS: dict[str, type[Codec]] = {c.kind: c for c in (ImageTokenizer, LayeredTokenizer, SeedTokenizer, VideoTokenizer, AudioTokenizer)}
+KINDS: dict[str, type[Codec]] = {
+    c.kind: c
+    for c in (ImageTokenizer, LayeredTokenizer, SeedTokenizer, VideoTokenizer, AudioTokenizer)
+}
 
 
 def new_codec(kind: str, settings: dict[str, Any]) -> Codec:

@@ -122,9 +122,7 @@ class DiffusersVQCodec(_Grid):
 
     def describe(self, config: Any) -> CodecSpec:
         grid = config.sample_size // 2 ** (len(config.block_out_channels) - 1)
-        return self._spec_of(
-            config.num_vq_embeddings, config.sample_size, grid, config.in_channels
-        )
+        return self._spec_of(config.num_vq_embeddings, config.sample_size, grid, config.in_channels)
 
     @torch.no_grad()
     def encode(self, media: torch.Tensor) -> torch.Tensor:
@@ -316,7 +314,9 @@ def load_published(folder: str | Path) -> PublishedCodec:
         try:
             from diffusers import VQModel
         except ImportError:
-            raise ValueError("a VQModel needs diffusers: pip install 'unified[diffusers]'") from None
+            raise ValueError(
+                "a VQModel needs diffusers: pip install 'unified[diffusers]'"
+            ) from None
         model = VQModel.from_pretrained(str(folder), use_safetensors=True)
         return DiffusersVQCodec(model, folder)
     kind = config.get("model_type")

@@ -6,7 +6,6 @@ settings under which no code dies, and nothing that changes in eval.
 
 from __future__ import annotations
 
-
 import torch
 from torch import nn
 from vector_quantize_pytorch import FSQ, ResidualVQ
@@ -117,5 +116,3 @@ def perplexity(codes: torch.Tensor, size: int) -> tuple[float, float]:
     share = histogram / histogram.sum().clamp_min(1)
     entropy = -torch.xlogy(share, share).sum()
     return float(entropy.exp()), float((histogram > 0).double().mean())
-
-

@@ -261,4 +261,3 @@ class SeedTokenizer(Codec):
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Any prefix of a picture's codes, (B, 1..queries) -> (B, C, H, W) in [-1, 1]."""
         return self.flow.sample(self.condition(codes), **self.sampling)
-

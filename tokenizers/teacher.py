@@ -39,16 +39,14 @@ class TeacherConfig:
 
 
 class ImageTower(nn.Module):
-    """ViT: pictures (B, C, H, W) in [-1, 1] -> features (B, places, width) and embedding (B, out)."""
+    """ViT: pictures (B, C, H, W) in [-1, 1] -> features (B, places, width), embedding (B, out)."""
 
     def __init__(self, config: TeacherConfig):
         super().__init__()
         self.config = config
         self.embed = nn.Linear(config.channels * config.patch**2, config.width)
         self.position = nn.Parameter(torch.randn(config.places, config.width) * 0.02)
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads) for _ in range(config.layers)
-        )
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.out = MLP(2 * config.width, config.width, config.out)
 

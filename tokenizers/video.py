@@ -95,7 +95,9 @@ class VideoTokenizer(StreamCodec):
     def latents(self, film: torch.Tensor, past: State = None) -> tuple[torch.Tensor, State]:
         """Whole steps of film (B, C, T, H, W) -> (B, steps, places, width), and the state."""
         if past is None:
-            film = torch.cat([film[:, :, :1].expand(-1, -1, self.config.group - 1, -1, -1), film], 2)
+            film = torch.cat(
+                [film[:, :, :1].expand(-1, -1, self.config.group - 1, -1, -1), film], 2
+            )
         batch = len(film)
         # frames of a group side by side as channels: (B * steps, group * C, H, W)
         groups = film.unflatten(2, (-1, self.config.group)).transpose(1, 2).transpose(2, 3)

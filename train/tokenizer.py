@@ -29,8 +29,8 @@ from unified.tokenizers.text import TextTokenizer
 from unified.tokenizers.video import VideoTokenizer
 from unified.toybox.pixels import scenes, to_pictures
 from unified.train.audio import AudioStage, clips
-from unified.train.losses import Critic, adversarial_losses, pyramid_loss
 from unified.train.loop import COLUMNS, LoopConfig, Stage, fit
+from unified.train.losses import Critic, adversarial_losses, pyramid_loss
 from unified.train.seed import STAGES as SEED_STAGES
 from unified.train.seed import SeedStage, TeacherStage
 from unified.train.video import VideoStage, films
@@ -156,7 +156,9 @@ def _show(codec: Codec, folder: Path, step: int, seed: int, device: str) -> dict
         return {"held_out_mel": float(mel_distance(rebuilt[:, 0], sound[:, 0], codec.spec.rate))}
     if codec.spec.medium == "video":
         shown = films(seed, 0, 4, "held_out", 9).to(device)
-        pairs = [x.transpose(1, 2).flatten(0, 1) for x in (shown, codec.decode(codec.encode(shown)))]
+        pairs = [
+            x.transpose(1, 2).flatten(0, 1) for x in (shown, codec.decode(codec.encode(shown)))
+        ]
     else:
         shown = scenes(seed, 0, 16, "held_out").to(device)
         pairs = [shown, codec.decode(codec.encode(shown))]

@@ -38,6 +38,7 @@ from unified.options import (
     RecipeSeed,
     Seed,
     Temperature,
+    Tokenizer,
     TopK,
     TopP,
     sampling_options,
@@ -315,10 +316,9 @@ def tokenizer_eval(
     """Judge the picture tokenizer: PSNR, SSIM, use of the codebook, on scenes it never saw."""
     if grid is not None:
         picture.check_target(grid)
-    with _status("Loading the tokenizer"):
-        from unified.eval import tokenizer as judge
+    from unified.eval import tokenizer as judge
 
-        codec = _codec(model)
+    codec = _codec(model)
     with _status("Judging the tokenizer"):
         rows = judge.evaluate_tokenizer(codec, count=limit, seed=seed)
         if grid is not None:
@@ -335,22 +335,28 @@ def tokenizer_eval(
 
 @tokenizer_app.command("encode", epilog="Example: unified tokenizer encode cat.png -o cat.json")
 def tokenizer_encode(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture, a film or sound.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="CODES.json", help="Standard output if left out."),
     ] = None,
-    model: Model = None,
+    model: Tokenizer = None,
     device: Device = None,
 ) -> None:
-    """Turn a picture into its codes."""
-    image = picture.read(file)
+    """Turn a picture, a film or sound into codes, by a tokenizer of that medium."""
     if out is not None:
         _check_json(out)
-    handle = _load(model, device)
-    spec = handle.codec.spec
-    codes = handle.encode(handle.processor.image_processor.pixels(image))
-    value = {"codebooks": list(spec.codebooks), "codes": codes}
+    codec = _codec(model, device)
+    from unified.media.tensors import read_media
+
+    media = read_media(file, codec.spec)
+    spec = codec.spec
+    value = {
+        "medium": spec.medium,
+        "codebooks": list(spec.codebooks),
+        "time": media.shape[2] if spec.medium != "image" else 1,
+        "codes": codec.encode(media.to(codec.device))[0].tolist(),
+    }
     _json(value, out)
     if out is not None:
         print(named(out))
@@ -360,19 +366,25 @@ def tokenizer_encode(
 def tokenizer_decode(
     file: Annotated[Path, typer.Argument(metavar="CODES.json", help="What encode wrote.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE.png", help="Where the picture goes.")
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="Where the picture, film or sound goes."),
     ],
-    model: Model = None,
+    model: Tokenizer = None,
     device: Device = None,
 ) -> None:
-    """Turn codes back into a picture."""
-    codes = read_codes(file)
-    picture.check_target(out)
-    handle = _load(model, device)
+    """Turn codes back into a picture, a film or sound."""
+    codes, time = read_codes(file)
+    codec = _codec(model, device)
     import torch
 
-    pixels = handle.codec.decode(torch.tensor([codes], device=handle.model.device))[0]
-    print(named(picture.save_png(handle.processor.image_processor.picture(pixels), out)))
+    from unified.media.tensors import check_target, write_media
+
+    check_target(out, codec.spec)
+    media = codec.decode(torch.tensor([codes], device=codec.device))
+    if time and codec.spec.medium != "image":
+        media = media[:, :, :time]
+    write_media(out, media, codec.spec)
+    print(named(out))
 
 
 @eval_app.command("toybox", epilog="Example: unified eval toybox --limit 100 --json scores.json")
@@ -450,15 +462,16 @@ def default_name(prompt: str, seed: int) -> str:
     return str(next(name for name in names if not os.path.lexists(name)))
 
 
-def read_codes(path: Path) -> list[int]:
-    """The codes in a file that `tokenizer encode` wrote.
+def read_codes(path: Path) -> tuple[list[int], int]:
+    """The codes in a file that `tokenizer encode` wrote, and the frames or samples they stand for
+    (0 where it does not say).
 
     Raises:
         ValueError: it is no such file.
     """
     try:
-        if path.stat().st_size > 2**20:
-            raise ValueError(f"{named(path)}: too large for the codes of one picture")
+        if path.stat().st_size > 2**24:
+            raise ValueError(f"{named(path)}: too large for the codes of one item")
         data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError(f"{named(path)}: no JSON; give what `tokenizer encode` wrote") from None
@@ -467,7 +480,8 @@ def read_codes(path: Path) -> list[int]:
         raise ValueError(f"{named(path)}: it has no list of codes; give what `encode` wrote")
     if any(abs(code) >= 2**31 for code in codes):
         raise ValueError(f"{named(path)}: a code is out of range; give what `encode` wrote")
-    return codes
+    time = data.get("time", 0) if isinstance(data, dict) else 0
+    return codes, time if type(time) is int and time > 0 else 0
 
 
 def _load(model: str | None, device: str | None) -> Any:
@@ -478,8 +492,20 @@ def _load(model: str | None, device: str | None) -> Any:
         return load(model, device)
 
 
-def _codec(model: str | None) -> Any:
-    """The picture tokenizer in a model directory, or in a directory of its own."""
+def _codec(model: str | None, device: str | None = None) -> Any:
+    """The tokenizer in a model directory, or in a directory of its own, ours or published."""
+    with _status("Loading the tokenizer"):
+        codec = _load_codec(model)
+        import torch
+
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return codec.to(place)
+        except (RuntimeError, AssertionError):
+            raise ValueError(f"no device {place!r} here; leave --device out") from None
+
+
+def _load_codec(model: str | None) -> Any:
     from unified import checkpoint, handle
     from unified.tokenizers.kinds import load_codec
 
@@ -490,7 +516,11 @@ def _codec(model: str | None) -> Any:
         folder = folder / handle.CODEC
     if not (folder / "config.json").is_file():
         raise ValueError(f"{named(folder)}: no tokenizer there; name a directory that has one")
-    return load_codec(folder)
+    if "kind" in json.loads((folder / "config.json").read_text()):
+        return load_codec(folder)
+    from unified.tokenizers.published import load_published
+
+    return load_published(folder)
 
 
 def _text(text: str, what: str, advice: str) -> str:

@@ -36,6 +36,14 @@ Model = Annotated[
         "--model", metavar="SOURCE", help="Model directory; by default the shipped weights."
     ),
 ]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="DIR",
+        help="Directory of a tokenizer, or of a model that has one; by default the shipped one.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from unified.configuration import UnifiedConfig
+from unified.media.picture import square
 from unified.sequence import Layout, Picture, Text, Turn
 from unified.tokenizers.text import TextTokenizer
 from unified.vocabulary import Vocabulary
@@ -62,19 +63,6 @@ class UnifiedImageProcessor(BaseImageProcessor):
         """Inverse of `pixels`, (3, H, W) -> RGB."""
         array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())
-
-
-def square(image: Image.Image) -> Image.Image:
-    """Pad the shorter side evenly with the mean colour of the picture's border."""
-    if image.width == image.height:
-        return image
-    array = np.asarray(image)
-    border = np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]])
-    side = max(image.size)
-    fill = tuple(int(value) for value in border.mean(0).round())
-    out = Image.new("RGB", (side, side), fill)
-    out.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return out
 
 
 @dataclass(frozen=True)

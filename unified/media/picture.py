@@ -19,6 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -187,6 +188,19 @@ def _link(temporary: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise FileExistsError(target) from None
         os.replace(temporary, target)
+
+
+def square(image: Image.Image) -> Image.Image:
+    """Pad the shorter side evenly with the mean colour of the picture's border."""
+    if image.width == image.height:
+        return image
+    array = np.asarray(image)
+    border = np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]])
+    side = max(image.size)
+    fill = tuple(int(value) for value in border.mean(0).round())
+    out = Image.new("RGB", (side, side), fill)
+    out.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return out
 
 
 def _bytes(path: Path) -> bytes:

@@ -11,11 +11,9 @@ import av
 import numpy as np
 import soundfile
 
+from unified.media.picture import MediaError, named
+
 LONGEST = 600.0  # seconds that are read
-
-
-class SoundError(ValueError):
-    """A file that is no sound, or one that is not taken; says which and why."""
 
 
 def resample(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
@@ -35,15 +33,15 @@ def read_sound(path: str | Path, rate: int, longest: float = LONGEST) -> np.ndar
     Any rate is resampled and any number of channels mixed to one.
 
     Raises:
-        SoundError: no such file, no soundtrack, nothing in it, too long, or not readable.
+        MediaError: no such file, no soundtrack, nothing in it, too long, or not readable.
     """
     path = Path(path)
     if not path.is_file():
-        raise SoundError(f"no such file: {path}")
+        raise MediaError(f"{named(path)}: no such file")
     try:
         with av.open(str(path)) as file:
             if not file.streams.audio:
-                raise SoundError(f"{path} has no sound in it")
+                raise MediaError(f"{named(path)} has no sound in it")
             resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
             parts: list[np.ndarray] = []
             read = 0
@@ -52,15 +50,17 @@ def read_sound(path: str | Path, rate: int, longest: float = LONGEST) -> np.ndar
                     parts.append(part.to_ndarray().reshape(-1))
                     read += len(parts[-1])
                 if read > longest * rate:
-                    raise SoundError(f"{path} is longer than the limit of {longest:g} seconds")
+                    raise MediaError(
+                        f"{named(path)} is longer than the limit of {longest:g} seconds"
+                    )
             parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
     except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise SoundError(f"{path} is not readable as sound: {error}") from None
+        raise MediaError(f"{named(path)} is not readable as sound: {error}") from None
     wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     if not len(wave):
-        raise SoundError(f"{path} holds no samples")
+        raise MediaError(f"{named(path)} holds no samples")
     if not np.isfinite(wave).all():
-        raise SoundError(f"{path} holds samples that are not numbers")
+        raise MediaError(f"{named(path)} holds samples that are not numbers")
     return wave
 
 
@@ -68,10 +68,10 @@ def write_sound(path: str | Path, wave: np.ndarray, rate: int) -> None:
     """Write float samples (samples,) in [-1, 1]; the ending names the format (.wav, .flac, .ogg).
 
     Raises:
-        SoundError: an ending that is not known, or a place that cannot be written to.
+        MediaError: an ending that is not known, or a place that cannot be written to.
     """
     path = Path(path)
     try:
         soundfile.write(path, np.clip(wave, -1, 1), rate)
     except (soundfile.LibsndfileError, TypeError, ValueError, OSError) as error:
-        raise SoundError(f"cannot write {path}: {error}") from None
+        raise MediaError(f"cannot write {named(path)}: {error}") from None

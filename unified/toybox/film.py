@@ -2,7 +2,7 @@
 
 A film is 64x64 pixels at FPS frames a second. Things stand, move in a line, bounce on the floor,
 appear or disappear; the camera stands, pans (all shifts alike), trucks (near things shift more than
-far ones) or zooms. What is big is near. Some pairs of thing and motion are held out of all training.
+far ones) or zooms. What is big is near. Some pairs of thing and motion are held out of training.
 """
 
 from __future__ import annotations

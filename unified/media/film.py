@@ -1,0 +1,103 @@
+"""Films in and out: any common file -> frames of one size and rate; frames -> MP4 or GIF.
+
+Through PyAV (FFmpeg). Frames are picked by their time, so that films of a variable rate keep their
+pace.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from unified.media.picture import MediaError, named, square
+
+LONGEST = 1024  # frames that are read
+PIXELS = 40_000_000  # of one frame
+
+
+def read_film(path: str | Path, rate: float, side: int, longest: int = LONGEST) -> np.ndarray:
+    """The film's frames at `rate` a second, each padded to a square and resized, uint8
+    (frames, side, side, 3).
+
+    Raises:
+        MediaError: no such file, no pictures in it, too long, too large, or not readable.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MediaError(f"{named(path)}: no such file")
+    frames: list[np.ndarray] = []
+    last: np.ndarray | None = None
+    end = 0.0  # of the last frame, in seconds
+    try:
+        with av.open(str(path)) as file:
+            if not file.streams.video:
+                raise MediaError(f"{named(path)} has no pictures in it; as sound it may be read")
+            stream = file.streams.video[0]
+            if stream.width * stream.height > PIXELS:
+                raise MediaError(f"{named(path)}: {stream.width}x{stream.height} is too large")
+            start: float | None = None
+            for number, frame in enumerate(file.decode(stream)):
+                time = frame.time if frame.time is not None else number / rate
+                start = time if start is None else start
+                picture = _square(frame.to_image(), side)
+                # what is shown until now fills the moments before it
+                while last is not None and len(frames) / rate < time - start - 1e-6:
+                    frames.append(last)
+                if not frames or len(frames) / rate <= time - start + 1e-6:
+                    frames.append(picture)
+                last = picture
+                length = float((frame.duration or 0) * (frame.time_base or 0))
+                end = time - start + length
+                if len(frames) > longest:
+                    raise MediaError(
+                        f"{named(path)} is longer than {longest} frames at {rate:g} a second"
+                    )
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        raise MediaError(f"{named(path)} is not readable as a film: {error}") from None
+    if last is None:
+        raise MediaError(f"{named(path)} holds not one frame")
+    while len(frames) / rate < end - 1e-2 and len(frames) < longest:  # a last frame that stands
+        frames.append(last)
+    return np.stack(frames)
+
+
+def _square(image: Image.Image, side: int) -> np.ndarray:
+    image = square(image.convert("RGB"))
+    kind = Image.Resampling.BOX if image.width > side else Image.Resampling.BICUBIC
+    return np.asarray(image.resize((side, side), kind))
+
+
+def write_film(path: str | Path, frames: np.ndarray, rate: float, zoom: int = 1) -> None:
+    """Write frames uint8 (T, H, W, 3); the ending names the format: .mp4 or .gif.
+
+    Raises:
+        MediaError: another ending, or a place that cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix not in (".mp4", ".gif"):
+        raise MediaError(f"{named(path)}: a film ends in .mp4 or .gif")
+    large = frames.repeat(zoom, 1).repeat(zoom, 2)
+    try:
+        if path.suffix == ".gif":
+            pictures = [Image.fromarray(frame) for frame in large]
+            # durations are whole hundredths of a second: rounded so that no error adds up
+            times = [round(100 * k / rate) for k in range(len(pictures) + 1)]
+            lengths = [10 * (b - a) for a, b in pairwise(times)]
+            rest = {"append_images": pictures[1:], "duration": lengths, "loop": 0}
+            pictures[0].save(path, save_all=True, **rest)
+            return
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+            stream.height, stream.width = large.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            stream.options = {"crf": "14"}
+            for frame in large:
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            file.mux(stream.encode())
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(f"cannot write {named(path)}: {error}") from None

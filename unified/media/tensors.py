@@ -1,0 +1,71 @@
+"""Media files <-> the tensors that a codec takes, by the codec's spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from unified.media import film, picture, sound
+from unified.media.picture import MediaError, named
+from unified.tokenizers.codec import CodecSpec
+
+
+def read_media(path: Path, spec: CodecSpec) -> torch.Tensor:
+    """A file as a batch of one, in [-1, 1]; a picture is a film of one frame where a film is
+    wanted.
+
+    Raises:
+        MediaError: the file is not what the codec takes, or cannot be read.
+    """
+    if spec.medium == "audio":
+        wave = sound.read_sound(path, int(spec.rate))
+        return torch.from_numpy(np.repeat(wave[None, None], spec.channels, 1))
+    height, width = spec.image_size
+    if spec.medium == "video":
+        frames = film.read_film(path, spec.rate, height)
+        return _pixels(frames).transpose(0, 1)[None]
+    image = picture.square(picture.read(path))
+    kind = Image.Resampling.BOX if image.width > width else Image.Resampling.BICUBIC
+    return _pixels(np.asarray(image.resize((width, height), kind))[None])
+
+
+def check_target(path: Path, spec: CodecSpec) -> None:
+    """Raise MediaError unless the codec's medium can be written under this name."""
+    if spec.medium == "image":
+        picture.check_target(path)
+        return
+    films, sounds = ("a film", (".mp4", ".gif")), ("sound", (".wav", ".flac", ".ogg"))
+    name, allowed = films if spec.medium == "video" else sounds
+    if path.suffix.lower() not in allowed:
+        raise MediaError(f"{named(path)}: {name} ends in {' or '.join(allowed)}")
+    if not path.resolve().parent.is_dir():
+        raise MediaError(
+            f"{named(path)}: the folder {named(path.parent)} does not exist; create it"
+        )
+
+
+def write_media(path: Path, media: torch.Tensor, spec: CodecSpec) -> None:
+    """Write the one item of a batch in [-1, 1].
+
+    Raises:
+        MediaError: the place cannot be written to.
+    """
+    if spec.medium == "audio":
+        sound.write_sound(path, media[0, 0].cpu().numpy(), int(spec.rate))
+    elif spec.medium == "video":
+        film.write_film(path, _levels(media[0].transpose(0, 1)), spec.rate)
+    else:
+        picture.save_png(Image.fromarray(_levels(media)[0]), path)
+
+
+def _pixels(frames: np.ndarray) -> torch.Tensor:
+    """uint8 (T, H, W, 3) -> (T, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def _levels(pixels: torch.Tensor) -> np.ndarray:
+    scaled = (pixels.float().clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
