@@ -1,12 +1,14 @@
-"""How well a picture tokenizer gives pictures back, and how much of its codebook it uses.
+"""The codec benchmark: what comes back, how the codes are used, how easy they are to predict.
 
-Measured on toybox scenes that hold combinations kept out of all training. Knows a codec by its
-contract alone: `spec`, `encode`, `decode`.
+Measured on toybox pictures, films or sound that hold combinations kept out of all training. Knows
+a codec by its contract alone: `spec`, `encode`, `decode`; ours and published ones alike.
 """
 
 from __future__ import annotations
 
 import math
+import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,52 +16,136 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
+from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 import unified
+from unified.eval import hearing
 from unified.eval.judge import judge
+from unified.eval.probe import code_bits, linear_accuracy
+from unified.eval.watching import watch
+from unified.media.sheet import spectrograms
+from unified.media.sound import resample
+from unified.spectrum import mel_distance
 from unified.tokenizers.codec import Codec
-from unified.toybox.pixels import scenes, to_pictures
+from unified.toybox.film import Film, render_film, sample_film
+from unified.toybox.pixels import scenes, to_pictures, to_tensor
+from unified.toybox.scene import render, sample_scene
+from unified.toybox.sounds import render_clip, sample_clip
+from unified.toybox.voices import RATE
 
 SPLIT = "held_out"
-CODE_SCENES = 2048  # of which the use of the codebook is counted
+CODE_ITEMS = {"image": 2048, "video": 256, "audio": 512}  # of which the use of codes is counted
+FRAMES, SECONDS = 9, 2.0  # of the films and clips
+PROBE_ITEMS, UNSEEN = 4096, 512  # pictures that the probes learn from, and are scored on
+
+Found = tuple[str, float, float, int]  # metric, value, standard error, items
 
 
-@torch.no_grad()
 def evaluate_tokenizer(
-    codec: Codec, *, count: int = 512, seed: int = 0, batch: int = 64
+    codec: Codec, *, count: int = 512, seed: int = 0, batch: int = 64, probe: bool = False
 ) -> list[dict[str, Any]]:
-    """Score a codec on held-out scenes, shown as 8-bit pictures.
+    """Score a codec on held-out items of its medium.
 
     Args:
-        count: scenes that are rebuilt; codes are counted over `max(count, 2048)` scenes.
+        count: items that are rebuilt; codes are counted over at least CODE_ITEMS.
+        probe: also train the fixed probes (pictures alone; minutes).
 
     Returns:
-        Rows {task, side, skill, split, metric, value, stderr, n, chance, settings}: psnr (dB, mean
-        over pictures), psnr_all (dB of the mean squared error over all of them), ssim,
-        recognised (share of the rebuilt pictures in which the judge of drawings still finds every
-        thing and nothing else: what a perfect model could reach with this codec), codebook_use
-        (share of the codes that occur) and perplexity (of the code histogram, in codes).
+        Rows {task, side, skill, split, metric, value, stderr, n, chance, settings}.
+        Pictures: psnr (dB, mean over pictures), psnr_all (dB of the mean squared error over all),
+        ssim, recognised (share of the rebuilt pictures in which the judge of drawings still finds
+        every thing and nothing else: what a perfect model could reach with this codec).
+        Films: psnr, psnr_first (of first frames), motion_kept (share of things whose motion the
+        judge of films still names rightly).
+        Sound: mel_distance (dB), si_sdr (dB), stoi, recognised and voice_kept (shares of words and
+        sounds, and of voices, that the judge of sound names rightly).
+        All: codebook_use and perplexity (share of the codes that occur, and perplexity of the code
+        histogram, of the codebook where they are least), codes and bits an item or second,
+        encoded and decoded (items a second, here).
+        With `probe`: see `unified.eval.probe`.
 
     Raises:
-        ValueError: a count or batch below one, or a codec of other pictures than the toybox's.
+        ValueError: a count or batch below one, or a codec of another shape than the toybox's.
     """
     if count < 1 or batch < 1:
         raise ValueError(f"count {count} and batch {batch}: both must be at least 1")
-    size = codec.spec.codebook_size
-    device = codec.device
-    histogram = torch.zeros(size, dtype=torch.int64)
+    spec = codec.spec
+    if spec.medium != "audio" and (spec.image_size != (64, 64) or spec.channels != 3):
+        raise ValueError(
+            f"this codec takes {spec.channels} x {spec.image_size} pixels; the toybox's are 64x64"
+        )
+    measure = {"image": _pictures, "video": _films, "audio": _sound}[spec.medium]
+    found = [*measure(codec, count, seed, batch)]
+    if probe and spec.medium == "image":
+        found += _probes(codec, seed, batch)
+    settings = {
+        "seed": seed, "codebooks": list(spec.codebooks), "codes_a_step": spec.length,
+        "image_size": list(spec.image_size), "rate": spec.rate, "device": str(codec.device),
+        "threads": torch.get_num_threads(), "toolkit": unified.__version__,
+    }  # fmt: skip
+    names = {"image": "pictures", "video": "films", "audio": "sound"}
+    return [
+        {"task": "tokenizer", "side": "reconstruction", "skill": names[spec.medium],
+         "split": SPLIT, "metric": metric, "value": value, "stderr": stderr, "n": n, "chance": 0.0,
+         "settings": settings}
+        for metric, value, stderr, n in found
+    ]  # fmt: skip
+
+
+class _Codes:
+    """Counts codes and times encoding and decoding."""
+
+    def __init__(self, codec: Codec):
+        self.codec, self.spec = codec, codec.spec
+        self.histogram = torch.zeros(self.spec.codebook_size, dtype=torch.int64)
+        self.encoded, self.decoded = [0, 0.0], [0, 0.0]
+
+    @torch.no_grad()
+    def encode(self, media: torch.Tensor) -> torch.Tensor:
+        began = time.perf_counter()
+        codes = self.codec.encode(media)
+        self.encoded = [self.encoded[0] + len(media), self.encoded[1] + time.perf_counter() - began]
+        self.histogram += torch.bincount(codes.flatten().cpu(), minlength=len(self.histogram))
+        return codes
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        began = time.perf_counter()
+        media = self.codec.decode(codes)
+        self.decoded = [self.decoded[0] + len(codes), self.decoded[1] + time.perf_counter() - began]
+        return media
+
+    def found(self, items: int) -> Iterator[Found]:
+        used, spread = [], []
+        for book in self.spec.ranges:
+            share = self.histogram[book.start : book.stop].double()
+            share = share / share.sum().clamp_min(1)
+            used.append(float((share > 0).double().mean()))
+            spread.append(float((-torch.xlogy(share, share).sum()).exp()))
+        yield "codebook_use", min(used), 0.0, items
+        yield "perplexity", spread[used.index(min(used))], 0.0, items
+        # of a picture, or of a second of film or sound
+        steps = self.spec.rate / self.spec.stride if self.spec.rate else 1.0
+        yield "codes", self.spec.length * steps, 0.0, 1
+        yield "bits", self.spec.bits * steps, 0.0, 1
+        yield "encoded", self.encoded[0] / max(1e-9, self.encoded[1]), 0.0, int(self.encoded[0])
+        yield "decoded", self.decoded[0] / max(1e-9, self.decoded[1]), 0.0, int(self.decoded[0])
+
+
+def _pictures(codec: Codec, count: int, seed: int, batch: int) -> Iterator[Found]:
+    codes_of = _Codes(codec)
     errors: list[torch.Tensor] = []
     similarities: list[torch.Tensor] = []
     recognised: list[bool] = []
-    total = max(count, CODE_SCENES)
+    total = max(count, CODE_ITEMS["image"])
     for start in range(0, total, batch):
-        pixels = scenes(seed, start, min(batch, total - start), SPLIT).to(device)
-        codes = codec.encode(pixels)
-        histogram += torch.bincount(codes.flatten().cpu(), minlength=size)
+        pixels = scenes(seed, start, min(batch, total - start), SPLIT).to(codec.device)
+        codes = codes_of.encode(pixels)
         left = count - start
         if left > 0:
-            truth, rebuilt = _levels(pixels[:left]), _levels(codec.decode(codes[:left]))
+            truth, rebuilt = _levels(pixels[:left]), _levels(codes_of.decode(codes[:left]))
             recognised += [judge(one) == judge(two) for one, two in _pairs(truth, rebuilt)]
             errors.append((truth - rebuilt).square().mean((1, 2, 3)))  # in [0, 1]
             similarities.append(
@@ -68,41 +154,127 @@ def evaluate_tokenizer(
                 )
             )
     squared = torch.cat(errors).double()
-    psnr = -10 * squared.clamp(min=1e-10).log10()
-    ssim = torch.cat(similarities).double()
-    share = histogram.double() / histogram.sum()
-    entropy = -(share[share > 0] * share[share > 0].log()).sum()
-    used = int((histogram > 0).sum()) / size
-    share_right = sum(recognised) / count
-    settings = {
-        "seed": seed,
-        "code_scenes": total,
-        "codebook_size": size,
-        "codes_a_picture": codec.spec.length,
-        "image_size": list(codec.spec.image_size),
-        "device": str(device),
-        "toolkit": unified.__version__,
-    }
+    psnr, ssim = _decibel(squared), torch.cat(similarities).double()
+    yield "psnr", float(psnr.mean()), _stderr(psnr), count
+    yield "psnr_all", float(_decibel(squared.mean())), 0.0, count
+    yield "ssim", float(ssim.mean()), _stderr(ssim), count
+    yield _share("recognised", recognised)
+    yield from codes_of.found(total)
 
-    def row(metric: str, value: float, stderr: float, n: int) -> dict[str, Any]:
-        return {
-            "task": "tokenizer", "side": "reconstruction", "skill": "pictures", "split": SPLIT,
-            "metric": metric, "value": value, "stderr": stderr, "n": n, "chance": 0.0,
-            "settings": settings,
-        }  # fmt: skip
 
-    return [
-        row("psnr", float(psnr.mean()), _stderr(psnr), count),
-        row("psnr_all", -10 * math.log10(max(float(squared.mean()), 1e-10)), 0.0, count),
-        row("ssim", float(ssim.mean()), _stderr(ssim), count),
-        row("recognised", share_right, math.sqrt(share_right * (1 - share_right) / count), count),
-        row("codebook_use", used, 0.0, total),
-        row("perplexity", float(entropy.exp()), 0.0, total),
-    ]
+def _films(codec: Codec, count: int, seed: int, batch: int) -> Iterator[Found]:
+    codes_of = _Codes(codec)
+    errors: list[torch.Tensor] = []
+    firsts: list[torch.Tensor] = []
+    kept: list[bool] = []
+    total = max(count, CODE_ITEMS["video"])
+    batch = min(batch, 16)
+    for start in range(0, total, batch):
+        names = [f"{seed}/film/{SPLIT}/{k}" for k in range(start, min(total, start + batch))]
+        films = [sample_film(random.Random(name), SPLIT, FRAMES) for name in names]
+        frames = np.stack([render_film(film) for film in films])
+        pixels = to_tensor(frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
+        codes = codes_of.encode(pixels.transpose(1, 2).to(codec.device))
+        left = max(0, count - start)
+        if left:
+            rebuilt = codes_of.decode(codes[:left])[:, :, :FRAMES].transpose(1, 2).cpu()
+            squared = (_levels(pixels[:left]) - _levels(rebuilt)).square()
+            errors.append(squared.mean((1, 2, 3, 4)))
+            firsts.append(squared[:, 0].mean((1, 2, 3)))
+            for film, one in zip(films, rebuilt, strict=False):
+                kept += _motions(film, to_pictures(one))
+    psnr, first = (_decibel(torch.cat(parts).double()) for parts in (errors, firsts))
+    yield "psnr", float(psnr.mean()), _stderr(psnr), count
+    yield "psnr_first", float(first.mean()), _stderr(first), count
+    yield _share("motion_kept", kept)
+    yield from codes_of.found(total)
+
+
+def _motions(film: Film, frames: np.ndarray) -> list[bool]:
+    """Of each thing before a camera that stands: whether the judge names its motion rightly."""
+    if film.camera != "still":
+        return []
+    seen = {track.label: track.motion(len(frames)) for track in watch(frames)}
+    return [seen.get(actor.label) == actor.motion for actor in film.actors]
+
+
+def _sound(codec: Codec, count: int, seed: int, batch: int) -> Iterator[Found]:
+    codes_of, rate = _Codes(codec), int(codec.spec.rate)
+    distances: list[float] = []
+    ratios: list[torch.Tensor] = []
+    clear: list[float] = []
+    heard: list[tuple[bool, bool]] = []
+    total = max(count, CODE_ITEMS["audio"])
+    for start in range(0, total, batch):
+        names = [f"{seed}/clip/{SPLIT}/{k}" for k in range(start, min(total, start + batch))]
+        clips = [sample_clip(random.Random(name), SPLIT, SECONDS) for name in names]
+        waves = [render_clip(clip) for clip in clips]
+        given = torch.from_numpy(np.stack([resample(wave, RATE, rate) for wave in waves]))
+        media = given[:, None].repeat(1, codec.spec.channels, 1).to(codec.device)
+        codes = codes_of.encode(media)
+        left = max(0, count - start)
+        if left:
+            rebuilt = codes_of.decode(codes[:left])[:, 0, : given.shape[1]].cpu()
+            ratios.append(scale_invariant_signal_distortion_ratio(rebuilt, given[:left]))
+            for clip, wave, one, two in zip(clips, waves, rebuilt, given, strict=False):
+                distances.append(float(mel_distance(one[None], two[None], rate)))
+                back = resample(one.numpy(), rate, RATE)
+                back = np.pad(back, (0, max(0, len(wave) - len(back))))[: len(wave)]
+                heard += hearing.recognised(back, clip)
+                pair = torch.from_numpy(np.stack([back, wave]))
+                clear.append(float(short_time_objective_intelligibility(*pair, RATE)))
+    for name, values in (("mel_distance", torch.tensor(distances)), ("si_sdr", torch.cat(ratios)),
+                         ("stoi", torch.tensor(clear))):  # fmt: skip
+        yield name, float(values.mean()), _stderr(values), count
+    yield _share("recognised", [right for right, _ in heard])
+    yield _share("voice_kept", [voice for _, voice in heard])
+    yield from codes_of.found(total)
+
+
+def _probes(codec: Codec, seed: int, batch: int) -> Iterator[Found]:
+    """The fixed probes: bits of a picture, and what a linear map knows of a single thing."""
+    seen, unseen = (
+        torch.cat([codec.encode(scenes(seed + 1, start, batch, split).to(codec.device)).cpu()
+                   for start in range(0, size, batch)])
+        for size, split in ((PROBE_ITEMS, "train"), (UNSEEN, "seen"))
+    )  # fmt: skip
+    bits = code_bits(seen, unseen, codec.spec)
+    for name, value in bits.items():
+        yield f"probe_{name}", value, 0.0, UNSEEN
+    for name in ("object", "colour"):
+        parts = []
+        for size, split in ((PROBE_ITEMS, "train"), (UNSEEN, "seen")):
+            things = [one for k in range(size) if (one := _single(seed, k, split, name))]
+            pixels = to_tensor(np.stack([picture for picture, _ in things]))
+            codes = torch.cat([codec.encode(p.to(codec.device)).cpu() for p in pixels.split(batch)])
+            parts += [codes, [label for _, label in things]]
+        labels = {label: k for k, label in enumerate(sorted({*parts[1], *parts[3]}))}
+        known, truth = (torch.tensor([labels[x] for x in p]) for p in (parts[1], parts[3]))
+        value = linear_accuracy(parts[0], known, parts[2], truth, codec.spec)
+        yield f"linear_{name}", value, math.sqrt(value * (1 - value) / len(truth)), len(truth)
+
+
+def _single(seed: int, index: int, split: str, what: str) -> tuple[np.ndarray, str] | None:
+    """A picture of a single thing and its name or colour; None where it has no colour."""
+    rng = random.Random(f"{seed}/single/{split}/{index}")
+    scene = sample_scene(rng, split, count=1)
+    (thing,) = scene.things
+    label = thing.name if what == "object" else thing.colour
+    return (render(scene), label) if label else None
+
+
+def _decibel(squared: torch.Tensor) -> torch.Tensor:
+    """Mean squared errors of values in [0, 1] -> PSNR."""
+    return -10 * squared.clamp(min=1e-10).log10()
+
+
+def _share(metric: str, right: list[bool]) -> Found:
+    share = sum(right) / max(1, len(right))
+    return metric, share, math.sqrt(share * (1 - share) / max(1, len(right))), len(right)
 
 
 def _levels(pixels: torch.Tensor) -> torch.Tensor:
-    """[-1, 1] -> [0, 1] in steps of 1/255, as a saved picture has them."""
+    """[-1, 1] -> [0, 1], in steps of 1/255, as a saved picture has them."""
     return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round() / 255
 
 
@@ -125,9 +297,29 @@ def grid(
     seed: int = 0,
     zoom: int = 2,
 ) -> None:
-    """Write a PNG of held-out scenes, each row of originals above the row of their rebuilds."""
-    pixels = scenes(seed, 0, columns * rows, SPLIT).to(codec.device)
-    pictures = to_pictures(pixels), to_pictures(codec.decode(codec.encode(pixels)))
+    """Write a PNG of held-out items, each row of originals above the row of their rebuilds: scenes,
+    the frames of films, or the spectrograms of sound."""
+    if codec.spec.medium == "audio":
+        names = [f"{seed}/clip/{SPLIT}/{k}" for k in range(6)]
+        waves = [render_clip(sample_clip(random.Random(name), SPLIT, SECONDS)) for name in names]
+        rate = int(codec.spec.rate)
+        given = torch.from_numpy(np.stack([resample(wave, RATE, rate) for wave in waves]))
+        media = given[:, None].repeat(1, codec.spec.channels, 1).to(codec.device)
+        rebuilt = codec.decode(codec.encode(media))[:, 0, : given.shape[1]].cpu()
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        spectrograms(given, rebuilt, rate, Path(path))
+        return
+    if codec.spec.medium == "video":
+        columns = FRAMES
+        names = [f"{seed}/film/{SPLIT}/{k}" for k in range(rows)]
+        films = np.concatenate([render_film(sample_film(random.Random(name), SPLIT, FRAMES))
+                                for name in names])  # fmt: skip
+        media = to_tensor(films).unflatten(0, (rows, FRAMES)).transpose(1, 2).to(codec.device)
+        rebuilt = codec.decode(codec.encode(media))[:, :, :FRAMES].transpose(1, 2).flatten(0, 1)
+        pictures = films, to_pictures(rebuilt)
+    else:
+        pixels = scenes(seed, 0, columns * rows, SPLIT).to(codec.device)
+        pictures = to_pictures(pixels), to_pictures(codec.decode(codec.encode(pixels)))
     height, width = codec.spec.image_size
     gap = 4
     sheet = np.full(

@@ -671,7 +671,7 @@ def test_tokenizer_eval_prints_scores(
     monkeypatch.setattr(judge, "grid", lambda codec, path, **_: Path(path).write_text("grid"))
     ran = run("tokenizer", "eval", "codec", "--limit", "9", "--grid", "g.png")
     assert ran.status == 0 and "psnr" in ran.out and "30.25 ± 0.5  (n = 9)\ng.png" in ran.out
-    assert seen == {"count": 9, "seed": 0, "size": 8} and Path("g.png").exists()
+    assert seen == {"count": 9, "seed": 0, "probe": False, "size": 8} and Path("g.png").exists()
     assert json.loads(run("tokenizer", "eval", "codec", "--json").out) == rows
 
 

@@ -14,6 +14,7 @@ import torch
 
 from unified.tokenizers.audio import AudioConfig, AudioTokenizer
 from unified.tokenizers.codec import Codec, StreamCodec
+from unified.tokenizers.conv import ConvConfig, ConvTokenizer
 from unified.tokenizers.image import ImageTokenizer, VQConfig
 from unified.tokenizers.kinds import load_codec
 from unified.tokenizers.layered import LayeredConfig, LayeredTokenizer
@@ -99,7 +100,24 @@ def _audio() -> Codec:
     return codec
 
 
+def _conv() -> Codec:
+    codec = ConvTokenizer(
+        ConvConfig(
+            image_size=16,
+            width=8,
+            multipliers=(1, 2),
+            blocks=1,
+            latent=16,
+            codebook_size=32,
+            groups=4,
+        )
+    )
+    codec(torch.randn(8, 3, 16, 16))  # places the codebook
+    return codec
+
+
 OURS: dict[str, Callable[[], Codec]] = {
+    "conv": _conv,
     "layered": _layered,
     "vq": _vq,
     "seed": _seed,

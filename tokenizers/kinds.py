@@ -9,15 +9,21 @@ from typing import Any
 
 from unified.tokenizers.audio import AudioTokenizer
 from unified.tokenizers.codec import Codec
+from unified.tokenizers.conv import ConvTokenizer
 from unified.tokenizers.image import ImageTokenizer
 from unified.tokenizers.layered import LayeredTokenizer
 from unified.tokenizers.seed import SeedTokenizer
 from unified.tokenizers.video import VideoTokenizer
 
-KINDS: dict[str, type[Codec]] = {
-    c.kind: c
-    for c in (ImageTokenizer, LayeredTokenizer, SeedTokenizer, VideoTokenizer, AudioTokenizer)
-}
+ALL: tuple[type[Codec], ...] = (
+    ImageTokenizer,
+    ConvTokenizer,
+    LayeredTokenizer,
+    SeedTokenizer,
+    VideoTokenizer,
+    AudioTokenizer,
+)
+KINDS: dict[str, type[Codec]] = {codec.kind: codec for codec in ALL}
 
 
 def new_codec(kind: str, settings: dict[str, Any]) -> Codec:

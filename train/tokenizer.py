@@ -20,6 +20,7 @@ from unified.media.sheet import spectrograms
 from unified.spectrum import mel_distance
 from unified.tokenizers.audio import AudioTokenizer
 from unified.tokenizers.codec import Codec
+from unified.tokenizers.conv import ConvTokenizer
 from unified.tokenizers.image import ImageTokenizer
 from unified.tokenizers.kinds import new_codec
 from unified.tokenizers.layered import LayeredTokenizer
@@ -39,7 +40,7 @@ from unified.train.video import VideoStage, films
 class TokenizerConfig(BaseModel):
     """The tokenizer stage of a recipe: a kind of codec, its settings and how it is trained.
 
-    "vq", "video" and "audio" codecs are trained by the loop; the codebooks of a "layered" one are
+    "vq", "conv", "video" and "audio" codecs are trained by the loop; the codebooks of a "layered" one are
     fitted in closed form and need none; a "seed" one has a loop for each of its four stages.
     """
 
@@ -51,7 +52,7 @@ class TokenizerConfig(BaseModel):
     rounds: int = 24  # of a layered codec's fit
     loop: LoopConfig | None = None
     loops: dict[str, LoopConfig] = {}  # of a seed codec
-    squared: float = 1.0  # weight of a vq codec's squared error beside the absolute one
+    squared: float = 1.0  # weight of a picture's squared error beside the absolute one
     detail: float = 0.0  # of its Laplacian pyramid
     adversarial: float = 0.0  # of its critic
     critic_after: int = 0  # steps before the critic counts
@@ -61,7 +62,7 @@ class PictureStage:
     """Absolute plus squared error of the pixels, plus the codebook's commitment; detail and a
     critic where they are asked for."""
 
-    def __init__(self, config: TokenizerConfig, codec: ImageTokenizer, size: int, seed: int,
+    def __init__(self, config: TokenizerConfig, codec: ImageTokenizer | ConvTokenizer, size: int, seed: int,
                  device: str):  # fmt: skip
         self.config, self.seed, self.device, self.size = config, seed, device, size
         self.codec = codec
@@ -70,11 +71,13 @@ class PictureStage:
         self.model: nn.Module = nn.ModuleDict(parts).to(device)
 
     def batch(self, step: int) -> list[torch.Tensor]:
-        return [scenes(self.seed, step * self.size, self.size).to(self.device)]
+        pixels = scenes(self.seed, step * self.size, self.size).to(self.device)
+        side = self.codec.config.image_size
+        return [pixels if side == pixels.shape[-1] else F.interpolate(pixels, (side, side))]
 
     def loss(self, part: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         config = self.config
-        if step == 0:
+        if step == 0 and isinstance(self.codec, ImageTokenizer):
             self.codec.place_codebook(scenes(self.seed, 0, config.scenes).to(self.device))
         rebuilt, codes, commitment = self.codec(part)
         rebuilt = rebuilt.float()
@@ -135,7 +138,7 @@ def train_tokenizer(
         elif isinstance(codec, VideoTokenizer):
             stage = VideoStage(codec, size, seed, device)
         else:
-            assert isinstance(codec, ImageTokenizer)
+            assert isinstance(codec, ImageTokenizer | ConvTokenizer)
             stage = PictureStage(config, codec, size, seed, device)
         show = partial(_show, codec, folder, seed=seed, device=device)
         fit(stage, config.loop, folder, name=f"{config.kind} tokenizer", seed=seed, device=device,
@@ -161,6 +164,8 @@ def _show(codec: Codec, folder: Path, step: int, seed: int, device: str) -> dict
         ]
     else:
         shown = scenes(seed, 0, 16, "held_out").to(device)
+        if tuple(shown.shape[2:]) != codec.spec.image_size:
+            shown = F.interpolate(shown, codec.spec.image_size)
         pairs = [shown, codec.decode(codec.encode(shown))]
     rows = [np.concatenate(to_pictures(x), 1) for x in pairs]
     Image.fromarray(np.concatenate(rows, 0)).save(target)

@@ -309,18 +309,23 @@ def tokenizer_eval(
         Path | None,
         typer.Option(metavar="FILE.png", help="Save originals above their reconstructions."),
     ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many held-out scenes.")] = 512,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many held-out items.")] = 512,
+    probe: Annotated[
+        bool,
+        typer.Option(help="Also train probes: how predictable the codes are, what they hold."),
+    ] = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Judge the picture tokenizer: PSNR, SSIM, use of the codebook, on scenes it never saw."""
+    """Judge a tokenizer on pictures, films or sound that it never saw: what comes back, and how
+    the codes are used."""
     if grid is not None:
         picture.check_target(grid)
     from unified.eval import tokenizer as judge
 
     codec = _codec(model)
     with _status("Judging the tokenizer"):
-        rows = judge.evaluate_tokenizer(codec, count=limit, seed=seed)
+        rows = judge.evaluate_tokenizer(codec, count=limit, seed=seed, probe=probe)
         if grid is not None:
             judge.grid(codec, grid, seed=seed)
     if as_json:

@@ -1,0 +1,119 @@
+"""An independent judge of toybox films: which things are where in every frame, and how they move.
+
+Matched templates: every appearance is compared with every place of a frame under its own mask, and
+the best fits are taken one by one until none is good enough. Shares the sprites with the world it
+judges and nothing with any codec.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from unified.toybox.scene import SIDE
+from unified.toybox.sprites import COLOURS, OBJECTS, SHAPES, SIZES, sprite
+
+NAME, VERSION = "templates", 1
+FIT = 900.0  # mean squared difference, levels, under the mask of a thing that is there
+EDGE = 2.0  # pixels that must be passed to have moved
+MOST = 3  # things looked for in a frame
+
+
+@dataclass(frozen=True)
+class Track:
+    """places: (x, y) of its top left corner by frame number, for the frames where it was found."""
+
+    name: str
+    colour: str | None
+    size: str
+    places: dict[int, tuple[int, int]]
+
+    @property
+    def label(self) -> str:
+        return f"{self.colour} {self.name}" if self.colour else self.name
+
+    def motion(self, frames: int) -> str:
+        """ "left", "right", "up", "down", "bounce", "appear", "disappear" or "still"."""
+        seen = sorted(self.places)
+        if len(seen) < frames:
+            if seen[0] > 0 and seen[-1] == frames - 1 and len(seen) >= frames - seen[0] - 1:
+                return "appear"
+            if seen[0] == 0 and seen[-1] < frames - 1 and len(seen) >= seen[-1]:
+                return "disappear"
+        x, y = (np.array([self.places[k][axis] for k in seen], float) for axis in (0, 1))
+        turns = np.diff(np.sign(np.diff(y)[np.abs(np.diff(y)) > 0.5]))
+        if np.ptp(y) > 3 * EDGE and np.any(turns != 0):
+            return "bounce"
+        dx, dy = x[-1] - x[0], y[-1] - y[0]
+        if max(abs(dx), abs(dy)) <= EDGE:
+            return "still"
+        if abs(dx) > abs(dy):
+            return "right" if dx > 0 else "left"
+        return "down" if dy > 0 else "up"
+
+
+@cache
+def _kernels(size: str) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, str | None]]]:
+    """Colours under the mask (K, 3, s, s), masks (K, 1, s, s), and whose they are."""
+    names = [(name, None) for name in OBJECTS]
+    names += [(shape, colour) for shape in SHAPES for colour in COLOURS]
+    images = np.stack([sprite(name, size, colour) for name, colour in names]).astype(np.float32)
+    masks = (images[..., 3:] > 200).astype(np.float32)
+    colours, shapes = (torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+                       for x in (images[..., :3] * masks, masks))  # fmt: skip
+    return colours, shapes, names
+
+
+def _misfits(frame: torch.Tensor, size: str) -> torch.Tensor:
+    """Mean squared difference under the mask, (K, places, places), of one frame (3, H, W); infinite
+    where the bare background, taken as the median of each row, explains half as much."""
+    colours, masks, _ = _kernels(size)
+    x = frame[None]
+    bare = (x - x.median(3, keepdim=True).values).square().sum(1, keepdim=True)
+    nothing = (F.conv2d(bare, masks) / (3 * masks.sum((1, 2, 3)))[:, None, None])[0]
+    squares = F.conv2d(x.square().sum(1, keepdim=True), masks)
+    cross = F.conv2d(x, colours)
+    own = colours.square().sum((1, 2, 3))[:, None, None]
+    misfits = ((squares - 2 * cross)[0] + own) / (3 * masks.sum((1, 2, 3)))[:, None, None]
+    return misfits.masked_fill(misfits > 0.5 * nothing, torch.inf)
+
+
+def find(frame: np.ndarray) -> list[tuple[str, str | None, str, int, int]]:
+    """Things in a frame uint8 (64, 64, 3): name, colour, size and top left corner."""
+    picture = torch.from_numpy(frame.astype(np.float32)).permute(2, 0, 1)
+    misfits = {size: _misfits(picture, size) for size in SIZES}
+    found: list[tuple[str, str | None, str, int, int]] = []
+    while len(found) < MOST:
+        best = min(
+            ((float(m.min()), size, int(m.argmin())) for size, m in misfits.items()),
+            # of two fits about as good the larger thing explains more
+            key=lambda fit: fit[0] * (0.8 if fit[1] == "big" else 1.0),
+        )
+        if best[0] > FIT:
+            break
+        _, size, where = best
+        count, rows, columns = misfits[size].shape
+        which, rest = divmod(where, rows * columns)
+        y, x = divmod(rest, columns)
+        found.append((*_kernels(size)[2][which], size, x, y))
+        for other, m in misfits.items():  # nothing else stands there
+            near, side = SIZES[other], SIZES[size]
+            m[:, max(0, y - near // 2) : y + max(1, side - near // 2),
+              max(0, x - near // 2) : x + max(1, side - near // 2)] = torch.inf  # fmt: skip
+    return found
+
+
+def watch(frames: np.ndarray) -> list[Track]:
+    """The tracks of a film uint8 (T, 64, 64, 3), found in at least a fifth of its frames."""
+    if frames.shape[1:] != (SIDE, SIDE, 3):
+        raise ValueError(f"frames of shape {frames.shape[1:]}; the toybox's are {SIDE}x{SIDE}x3")
+    places: dict[tuple[str, str | None, str], dict[int, tuple[int, int]]] = defaultdict(dict)
+    for number, frame in enumerate(frames):
+        for name, colour, size, x, y in find(frame):
+            places[name, colour, size].setdefault(number, (x, y))
+    return [Track(*who, where) for who, where in places.items() if 5 * len(where) >= len(frames)]

@@ -1,0 +1,143 @@
+"""Codecs are trained by their recipes, resumed exactly, and judged; on the smallest scale."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unified.eval import probe
+from unified.eval import tokenizer as benchmark
+from unified.eval.hearing import hear
+from unified.eval.watching import watch
+from unified.tokenizers.kinds import load_codec
+from unified.toybox.film import Actor, Film, render_film
+from unified.toybox.sounds import SOUNDS, sound
+from unified.toybox.voices import spoken
+from unified.train.losses import Critic, adversarial_losses, pyramid_loss, spectral_loss
+from unified.train.recipe import run
+
+RECIPES = ("pixels", "video", "audio", "seed")
+ALWAYS = {"codebook_use", "perplexity", "codes", "bits", "encoded", "decoded"}
+METRICS = {
+    "image": ALWAYS | {"psnr", "psnr_all", "ssim", "recognised"},
+    "video": ALWAYS | {"psnr", "psnr_first", "motion_kept"},
+    "audio": ALWAYS | {"mel_distance", "si_sdr", "stoi", "recognised", "voice_kept"},
+}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    run(request.param, ["tokenizer"], ["scale=tiny"], folder, device="cpu", progress=False)
+    return folder / "tokenizer"
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    rows = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [(row["step"], row["loss"]) for row in rows if "loss" in row]
+
+
+def test_a_recipe_trains_a_codec_that_is_judged(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = load_codec(trained / "model")
+    monkeypatch.setattr(benchmark, "CODE_ITEMS", {"image": 8, "video": 4, "audio": 4})
+    rows = benchmark.evaluate_tokenizer(codec, count=3)
+    found = {row["metric"]: row["value"] for row in rows}
+    assert set(found) == METRICS[codec.spec.medium]
+    assert all(np.isfinite(value) for value in found.values())
+    assert 0 < found["codebook_use"] <= 1 <= found["perplexity"]
+    json.dumps(rows)
+    benchmark.grid(codec, tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").stat().st_size > 1000
+    samples = [*trained.glob("samples/*.png"), *trained.glob("flow/samples/*.png")]
+    assert samples
+
+
+@pytest.mark.parametrize("recipe", ["pixels", "video", "audio"])
+def test_a_killed_codec_resumes_to_the_same_losses(recipe: str, tmp_path: Path) -> None:
+    settings = ["scale=tiny", "tokenizer.loop.log_every=1"]
+    folders = [tmp_path / name / "tokenizer" for name in ("whole", "killed")]
+    for folder in folders:
+        run(recipe, ["tokenizer"], settings, folder.parent, device="cpu", progress=False)
+    shutil.rmtree(folders[1] / "checkpoints" / "step-6")
+    run(recipe, ["tokenizer"], settings, tmp_path / "killed", device="cpu", progress=False)
+    assert losses(folders[0]) == losses(folders[1]) and len(losses(folders[0])) == 6
+
+
+def test_words_are_needed_where_they_are_learnt_from() -> None:
+    with pytest.raises(ValueError, match="give it a section text"):
+        run("audio", ["tokenizer"], ["tokenizer.kind=seed"], Path("nowhere"), device="cpu")
+
+
+# --- losses ------------------------------------------------------------------------------------
+
+
+def test_losses_are_nothing_for_what_is_equal() -> None:
+    torch.manual_seed(0)
+    sound_, pixels = torch.randn(2, 8000) * 0.1, torch.rand(2, 3, 32, 32)
+    assert float(spectral_loss(sound_, sound_, 16_000)) == 0
+    assert float(pyramid_loss(pixels, pixels)) == 0
+    assert float(spectral_loss(sound_ * 2, sound_, 16_000)) > 0.1
+    blurred = torch.nn.functional.avg_pool2d(pixels, 3, 1, 1)
+    assert float(pyramid_loss(blurred, pixels)) > 0.05
+
+
+def test_each_side_of_the_game_gets_its_own_gradient() -> None:
+    critic, drawn = Critic(width=8, layers=2), torch.rand(2, 3, 16, 16, requires_grad=True)
+    fooled, judged = adversarial_losses(critic, drawn, torch.rand(2, 3, 16, 16))
+    fooled.backward(retain_graph=True)
+    assert drawn.grad is not None and all(p.grad is None for p in critic.parameters())
+    drawn.grad = None
+    judged.backward()
+    assert drawn.grad is None and all(p.grad is not None for p in critic.parameters())
+
+
+# --- judges and probes -------------------------------------------------------------------------
+
+
+def test_words_and_sounds_are_heard_through_noise() -> None:
+    rng = np.random.default_rng(0)
+    for word, voice in (("cat", "ada"), ("red", "ben"), ("helicopter", "eve"), ("two", "dan")):
+        wave = spoken(word, voice)
+        heard = hear(0.3 * wave + 0.003 * rng.standard_normal(len(wave)))
+        assert (heard.name, heard.voice) == (word, voice)
+    right = [hear(sound(name, sum(SOUNDS[name][2]) / 2, 77)).name == name for name in SOUNDS]
+    assert sum(right) >= len(right) - 2
+    assert hear(rng.standard_normal(8000)).voice is None
+
+
+@pytest.mark.parametrize("motion", ["left", "up", "bounce", "disappear", "still"])
+def test_motions_are_seen_and_wrong_ones_are_not(motion: str) -> None:
+    actor = Actor("cat", None, "big", 16, 4, motion, 1.5, 4)
+    if motion == "left":
+        actor = Actor("cat", None, "big", 20, 4, motion, 1.5, 4)
+    if motion == "up":
+        actor = Actor("cat", None, "big", 16, 26, motion, 1.5, 4)
+    frames = render_film(Film((actor,), "meadow", frames=9))
+    (track,) = watch(frames)
+    assert track.label == "cat" and track.motion(9) == motion
+    if motion == "left":
+        assert watch(frames[::-1])[0].motion(9) == "right"
+    assert watch(np.full_like(frames, 200)) == []
+
+
+def test_the_probe_finds_order_and_the_linear_one_finds_labels() -> None:
+    """Codes that count up are easy in their order; a label that is a code is found."""
+    from unified.tokenizers.codec import CodecSpec
+
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(0, 16, (600, 1), generator=generator)
+    codes = (first + torch.arange(8)) % 16
+    bits = probe.code_bits(codes[:500], codes[500:], CodecSpec((16,), (0,) * 8), steps=80)
+    assert bits["bits_item"] < 12 < 8 * 4
+    accuracy = probe.linear_accuracy(
+        codes[:500], codes[:500, 3], codes[500:], codes[500:, 3], CodecSpec((16,), (0,) * 8),
+        steps=200,
+    )  # fmt: skip
+    assert accuracy == 1
