@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help setup chat test lint train sprites
+.PHONY: help setup chat test lint train sprites voices
 
 help:
 	@echo 'make chat     set up if need be, then talk, show pictures and have some drawn'
@@ -13,6 +13,7 @@ help:
 	@echo 'make lint     ruff and mypy'
 	@echo 'make train    train the shipped weights again, from scratch'
 	@echo 'make sprites  draw the toybox sprite sheet again'
+	@echo 'make voices   record the toybox voices again (needs espeak-ng)'
 	@echo 'make setup    the set-up alone: .venv with the pinned packages'
 	@echo "ARGS='…' is handed to the command: make test ARGS='-k layout'"
 
@@ -45,3 +46,6 @@ train: setup
 
 sprites: setup
 	$(BIN)/python -m unified.toybox.draw_sprites $(ARGS)
+
+voices: setup
+	$(BIN)/python -m unified.toybox.record_voices

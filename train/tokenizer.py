@@ -40,8 +40,9 @@ from unified.train.video import VideoStage, films
 class TokenizerConfig(BaseModel):
     """The tokenizer stage of a recipe: a kind of codec, its settings and how it is trained.
 
-    "vq", "conv", "video" and "audio" codecs are trained by the loop; the codebooks of a "layered" one are
-    fitted in closed form and need none; a "seed" one has a loop for each of its four stages.
+    "vq", "conv", "video" and "audio" codecs are trained by the loop; the codebooks of a "layered"
+    one are fitted in closed form and need none; a "seed" one has a loop for each of its four
+    stages.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -62,8 +63,14 @@ class PictureStage:
     """Absolute plus squared error of the pixels, plus the codebook's commitment; detail and a
     critic where they are asked for."""
 
-    def __init__(self, config: TokenizerConfig, codec: ImageTokenizer | ConvTokenizer, size: int, seed: int,
-                 device: str):  # fmt: skip
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        codec: ImageTokenizer | ConvTokenizer,
+        size: int,
+        seed: int,
+        device: str,
+    ):
         self.config, self.seed, self.device, self.size = config, seed, device, size
         self.codec = codec
         self.critic = Critic(codec.config.channels) if config.adversarial else None

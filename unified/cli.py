@@ -293,7 +293,8 @@ def tokenizer_train(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the picture tokenizer alone: the tokenizer stage of a recipe."""
+    """Train a tokenizer alone: the tokenizer stage of a recipe (pixels, seed, video, audio, or
+    toybox for the one that is shipped)."""
     train(recipe, ["tokenizer"], overrides, out, seed, device, as_json)
 
 
