@@ -431,6 +431,40 @@ def test_gradients_reach_the_encoder_and_never_the_teacher() -> None:
     assert all(p.grad is None for p in codec.teacher.parameters())
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2"])
+def test_a_published_encoder_takes_the_teachers_place(kind: str, tmp_path: Path) -> None:
+    import transformers as t
+
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    seen = {**sizes, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
+    words = {**sizes, "intermediate_size": 64, "vocab_size": 50}
+    model: Any
+    if kind == "clip":
+        model = t.CLIPModel(t.CLIPConfig(text_config=words, vision_config=seen))
+    elif kind == "siglip":
+        model = t.SiglipModel(t.SiglipConfig(text_config=words, vision_config=seen))
+    else:
+        model = t.Dinov2Model(t.Dinov2Config(image_size=32, patch_size=8, **sizes))
+    model.save_pretrained(tmp_path / "encoder")
+    t.CLIPImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "encoder")
+    teacher = {"image_size": 32, "patch": 8, "width": 32, "out": 32, "heads": 2}
+    small: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2}
+    config = {"queries": 4, "codebook_size": 16, "code_width": 8, "reverse_layers": 1,
+              "prior_width": 32, "flow": small, **small}  # fmt: skip
+    where = {**teacher, "folder": str(tmp_path / "encoder")}
+    codec = SeedTokenizer(SeedConfig(teacher=where, **config))
+    codec.quantizer(torch.randn(8, 4, 32))
+    codec.eval()
+    pixels = torch.rand(2, 3, 32, 32) * 2 - 1
+    codes = codec.encode(pixels)
+    codec.save(tmp_path / "codec")
+    stored = (tmp_path / "codec" / "model.safetensors").stat().st_size
+    assert stored < sum(4 * v.numel() for v in codec.state_dict().values())  # without the encoder
+    assert torch.equal(load_codec(tmp_path / "codec").encode(pixels), codes)
+    with pytest.raises(ValueError, match="set teacher.patch"):
+        SeedTokenizer(SeedConfig(teacher={**where, "patch": 16}, **config))
+
+
 # --- quantizers --------------------------------------------------------------------------------
 
 

@@ -20,10 +20,11 @@ from torch import nn
 
 from unified.attention import attend
 from unified.detokenizers.flow import FlowConfig, FlowDecoder
+from unified.detokenizers.unclip import UnclipDecoder
 from unified.layers import MLP, Block
 from unified.tokenizers.codec import Codec, CodecSpec
 from unified.tokenizers.quantizers import Residual
-from unified.tokenizers.teacher import ImageTower, TeacherConfig
+from unified.tokenizers.teacher import TeacherConfig, image_tower
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class SeedConfig:
         queries: codes of a picture.
         code_width: width in which codes are told apart, by cosine.
         teacher, flow: of the frozen encoder and of the picture decoder.
+        unclip: a StableUnCLIPImg2ImgPipeline directory of diffusers that draws instead.
     """
 
     queries: int = 16
@@ -47,6 +49,7 @@ class SeedConfig:
     prior_layers: int = 2
     teacher: dict[str, Any] = field(default_factory=dict)
     flow: dict[str, Any] = field(default_factory=dict)
+    unclip: str | None = None
 
     @property
     def teacher_config(self) -> TeacherConfig:
@@ -205,13 +208,13 @@ class SeedTokenizer(Codec):
     kind = "seed"
     Config = SeedConfig
     config: SeedConfig
-    training_state = ("cluster_size", "embed_avg", "prior.", "to_text.")
+    training_state = ("cluster_size", "embed_avg", "prior.", "to_text.")  # code_to_text, too
 
     def __init__(self, config: SeedConfig):
         super().__init__()
         self.config = config
         teacher = config.teacher_config
-        self.teacher = ImageTower(teacher).requires_grad_(False)
+        self.teacher = image_tower(teacher).requires_grad_(False)
         self.qformer = CausalQFormer(config)
         self.to_text = nn.Linear(config.width, teacher.out)  # of the last query, stage I
         self.quantizer = Residual(
@@ -224,6 +227,14 @@ class SeedTokenizer(Codec):
         self.to_embedding = nn.Linear(config.width, teacher.out)
         self.flow = FlowDecoder(config.flow_config)
         self.sampling: dict[str, Any] = {"seed": 0, "steps": 12, "guidance": 1.0}
+        self.unclip = UnclipDecoder(config.unclip) if config.unclip else None
+
+    def _shipped(self) -> dict[str, torch.Tensor]:
+        """Without a published encoder, which is read from its own directory."""
+        kept = super()._shipped()
+        if self.config.teacher_config.folder is None:
+            return kept
+        return {key: value for key, value in kept.items() if not key.startswith("teacher.")}
 
     def train(self, mode: bool = True) -> SeedTokenizer:
         """As of any module; the frozen encoder stays as it is."""
@@ -260,4 +271,9 @@ class SeedTokenizer(Codec):
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Any prefix of a picture's codes, (B, 1..queries) -> (B, C, H, W) in [-1, 1]."""
-        return self.flow.sample(self.condition(codes), **self.sampling)
+        condition = self.condition(codes)
+        if self.unclip is not None:
+            embedding = self.to_embedding(condition.mean(1))
+            height, width = self.spec.image_size
+            return self.unclip.sample(embedding, (height, width), **self.sampling)
+        return self.flow.sample(condition, **self.sampling)

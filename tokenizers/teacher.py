@@ -2,13 +2,13 @@
 
 SEED reads pictures through a frozen encoder of this kind. The small one here is trained on toybox
 pairs with the sigmoid loss of SigLIP (https://arxiv.org/abs/2303.15343); at full size
-`PublishedTeacher` puts a CLIP, SigLIP or DINO directory of transformers in its place.
+`PublishedTower` puts a CLIP, SigLIP or DINO directory of transformers in its place, and only the
+text encoder is trained.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from unified.layers import MLP, Block, patchify
 
 @dataclass(frozen=True)
 class TeacherConfig:
+    """Sizes; `folder` names a directory of transformers whose vision encoder is used instead of a
+    trained one."""
+
     image_size: int = 64
     patch: int = 8
     channels: int = 3
@@ -31,6 +34,7 @@ class TeacherConfig:
     text_layers: int = 2
     text_length: int = 48  # pieces of a text that are read
     out: int = 128
+    folder: str | None = None
 
     @property
     def places(self) -> int:
@@ -88,7 +92,7 @@ class Teacher(nn.Module):
     def __init__(self, config: TeacherConfig):
         super().__init__()
         self.config = config
-        self.image, self.text = ImageTower(config), TextTower(config)
+        self.image, self.text = image_tower(config), TextTower(config)
         self.scale = nn.Parameter(torch.tensor(2.3))  # log 10
         self.bias = nn.Parameter(torch.tensor(-10.0))
 
@@ -99,21 +103,33 @@ class Teacher(nn.Module):
         return -F.logsigmoid(signs * scores).sum(1).mean()
 
 
-class PublishedTeacher(nn.Module):
-    """A frozen vision encoder saved by transformers (CLIP, SigLIP, DINOv2) as a teacher.
+class PublishedTower(nn.Module):
+    """A frozen vision encoder saved by transformers (CLIP, SigLIP, DINOv2) in the place of ours.
 
-    Pictures are resized and normalized as its own processor says. `folder` is a local directory.
+    Pictures are resized and normalized as its own processor says; its features are those of the
+    patches, its embedding the pooled output.
+
+    Raises:
+        ValueError: it is of other sizes than the configuration says.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, config: TeacherConfig):
         super().__init__()
         from transformers import AutoImageProcessor, AutoModel
 
-        model: Any = AutoModel.from_pretrained(str(folder), use_safetensors=True)
-        processor = AutoImageProcessor.from_pretrained(str(folder))
+        assert config.folder is not None
+        model: Any = AutoModel.from_pretrained(config.folder, use_safetensors=True)
+        processor = AutoImageProcessor.from_pretrained(config.folder)
+        self.config = config
         self.tower = getattr(model, "vision_model", model).eval().requires_grad_(False)
-        size = processor.size
-        self.side = int(size.get("height") or size.get("shortest_edge"))
+        found, wanted = self.tower.config, (config.patch, config.width, config.out)
+        if (found.patch_size, found.hidden_size, found.hidden_size) != wanted:
+            raise ValueError(
+                f"{config.folder} has patches of {found.patch_size} and features of "
+                f"{found.hidden_size}; set teacher.patch, teacher.width and teacher.out to these"
+            )
+        size = (config.image_size, config.image_size)
+        self.size = size
         mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
@@ -122,10 +138,14 @@ class PublishedTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures (B, 3, H, W) in [-1, 1] -> features (B, N, D) and embedding (B, D)."""
-        size = (self.side, self.side)
-        x = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
-        out = self.tower(pixel_values=((x + 1) / 2 - self.mean) / self.std)
-        features = out.last_hidden_state
-        pooled = out.pooler_output if out.pooler_output is not None else features.mean(1)
-        return features, F.normalize(pooled, dim=-1)
+        if tuple(pixels.shape[2:]) != self.size:
+            pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=True)
+        out = self.tower(pixel_values=((pixels + 1) / 2 - self.mean) / self.std)
+        features = out.last_hidden_state[:, -self.config.places :]  # without a class token
+        pooled = getattr(out, "pooler_output", None)
+        return features, F.normalize(features.mean(1) if pooled is None else pooled, dim=-1)
+
+
+def image_tower(config: TeacherConfig) -> ImageTower | PublishedTower:
+    """Ours, to be trained, or the published one that the configuration names."""
+    return PublishedTower(config) if config.folder else ImageTower(config)
