@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,7 @@ class FlowDecoder(nn.Module):
         """Mean squared error of the velocity at random times, more of them in the middle
         (logit-normal, https://arxiv.org/abs/2403.03206)."""
         device, batch = pixels.device, len(pixels)
-        draw = {"generator": generator, "device": device}
+        draw: dict[str, Any] = {"generator": generator, "device": device}
         time = torch.randn(batch, **draw).sigmoid()
         keep = torch.rand(batch, **draw) >= dropout
         noise = torch.randn(pixels.shape, **draw)

@@ -35,7 +35,8 @@ class Heard:
 @cache
 def _bank() -> np.ndarray:
     """(WINDOW / 2 + 1, BANDS): triangles, evenly apart on a mel scale from 60 Hz to 7.6 kHz."""
-    mel = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (60, 7600)), BANDS + 2)
+    low_end, high_end = (2595 * np.log10(1 + f / 700) for f in (60, 7600))
+    mel = np.linspace(low_end, high_end, BANDS + 2)
     edges = 700 * (10 ** (mel / 2595) - 1)
     frequency = np.fft.rfftfreq(WINDOW, 1 / RATE)[:, None]
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]

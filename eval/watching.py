@@ -60,7 +60,7 @@ class Track:
 @cache
 def _kernels(size: str) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, str | None]]]:
     """Colours under the mask (K, 3, s, s), masks (K, 1, s, s), and whose they are."""
-    names = [(name, None) for name in OBJECTS]
+    names: list[tuple[str, str | None]] = [(name, None) for name in OBJECTS]
     names += [(shape, colour) for shape in SHAPES for colour in COLOURS]
     images = np.stack([sprite(name, size, colour) for name, colour in names]).astype(np.float32)
     masks = (images[..., 3:] > 200).astype(np.float32)

@@ -254,7 +254,9 @@ class EncodeStream:
     """Media in, codes out; keeps what does not fill a step yet."""
 
     def __init__(self, codec: StreamCodec):
-        self.codec, self.past, self.kept = codec, None, None
+        self.codec = codec
+        self.past: State = None
+        self.kept: torch.Tensor | None = None
         self.begun = False
 
     @torch.no_grad()
@@ -283,7 +285,8 @@ class DecodeStream:
     """Codes in, media out."""
 
     def __init__(self, codec: StreamCodec):
-        self.codec, self.past = codec, None
+        self.codec = codec
+        self.past: State = None
 
     @torch.no_grad()
     def push(self, codes: torch.Tensor, last: bool = False) -> torch.Tensor:

@@ -34,11 +34,11 @@ def code_places(ids: torch.Tensor, image_token: int, image_start: int) -> torch.
     return torch.where(ids >= image_start, steps - opened - 1, 0)
 
 
-def _with_fast_norms(decoder: nn.Module) -> nn.Module:
+def _with_fast_norms(decoder: Any) -> Any:
     """The decoder with its RMS norms replaced by ours; names and weights stay."""
     for parent in list(decoder.modules()):
         for name, norm in list(parent.named_children()):
-            if type(norm) in (LlamaRMSNorm, Qwen3RMSNorm):
+            if isinstance(norm, LlamaRMSNorm | Qwen3RMSNorm):
                 setattr(parent, name, RMSNorm(norm.weight, norm.variance_epsilon))
     return decoder
 

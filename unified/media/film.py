@@ -9,6 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -88,7 +89,7 @@ def write_film(path: str | Path, frames: np.ndarray, rate: float, zoom: int = 1)
             # durations are whole hundredths of a second: rounded so that no error adds up
             times = [round(100 * k / rate) for k in range(len(pictures) + 1)]
             lengths = [10 * (b - a) for a, b in pairwise(times)]
-            rest = {"append_images": pictures[1:], "duration": lengths, "loop": 0}
+            rest: dict[str, Any] = {"append_images": pictures[1:], "duration": lengths, "loop": 0}
             pictures[0].save(path, save_all=True, **rest)
             return
         with av.open(str(path), "w") as file:
