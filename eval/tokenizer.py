@@ -242,15 +242,16 @@ def _probes(codec: Codec, seed: int, batch: int) -> Iterator[Found]:
     for name, value in bits.items():
         yield f"probe_{name}", value, 0.0, UNSEEN
     for name in ("object", "colour"):
-        parts = []
+        codes, labels = [], []
         for size, split in ((PROBE_ITEMS, "train"), (UNSEEN, "seen")):
             things = [one for k in range(size) if (one := _single(seed, k, split, name))]
             pixels = to_tensor(np.stack([picture for picture, _ in things]))
-            codes = torch.cat([codec.encode(p.to(codec.device)).cpu() for p in pixels.split(batch)])
-            parts += [codes, [label for _, label in things]]
-        labels = {label: k for k, label in enumerate(sorted({*parts[1], *parts[3]}))}
-        known, truth = (torch.tensor([labels[x] for x in p]) for p in (parts[1], parts[3]))
-        value = linear_accuracy(parts[0], known, parts[2], truth, codec.spec)
+            parts = [codec.encode(part.to(codec.device)).cpu() for part in pixels.split(batch)]
+            codes.append(torch.cat(parts))
+            labels.append([label for _, label in things])
+        numbers = {label: k for k, label in enumerate(sorted({*labels[0], *labels[1]}))}
+        known, truth = (torch.tensor([numbers[label] for label in part]) for part in labels)
+        value = linear_accuracy(codes[0], known, codes[1], truth, codec.spec)
         yield f"linear_{name}", value, math.sqrt(value * (1 - value) / len(truth)), len(truth)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,6 +170,7 @@ def test_full_size_runs_on_a_cpu(recipe: str) -> None:
 
 def place_codebooks(codec: torch.nn.Module) -> None:
     """As if k-means had run: an untrained codebook would be placed by the first item alone."""
+    module: Any
     for module in codec.modules():
         if hasattr(module, "initted") and hasattr(module, "embed"):
             module.embed.normal_()
