@@ -70,7 +70,7 @@ def test_saved_is_loaded(codec: ImageTokenizer, tmp_path: Path) -> None:
     assert torch.equal(again.decode(codec.encode(pixels)), codec.decode(codec.encode(pixels)))
     assert isinstance(load_codec(tmp_path), ImageTokenizer)
     (tmp_path / "config.json").write_text('{"kind": "clay"}')
-    with pytest.raises(ValueError, match="'clay'; one of vq, layered"):
+    with pytest.raises(ValueError, match="'clay'; one of vq, conv, layered"):
         load_codec(tmp_path)
 
 
@@ -83,7 +83,7 @@ def test_wrong_input_is_named(codec: ImageTokenizer, tmp_path: Path) -> None:
         codec.decode(torch.zeros(1, 5, dtype=torch.long))
     with pytest.raises(ValueError, match="placed already"):
         codec.place_codebook(scenes(0, 0, 1))
-    with pytest.raises(ValueError, match="'clay'; one of vq, layered"):
+    with pytest.raises(ValueError, match="'clay'; one of vq, conv, layered"):
         new_codec("clay", {})
     with pytest.raises(ValueError, match=r"unknown tokenizer\.model\.forms; one of image_size"):
         new_codec("vq", {"forms": 3})
