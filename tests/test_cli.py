@@ -200,7 +200,7 @@ def test_schedules_are_the_sampling_module_s() -> None:
         (["chat", "--resume", "none.json"], "no such transcript"),
         (["chat", "--resume", "text.json"], "not a transcript"),
         (["train"], "which recipe? One of audio, pixels, seed, toybox, video"),
-        (["train", "nothing"], "unknown recipe 'nothing'; one of audio, pixels, seed, toybox, video"),
+        (["train", "nothing"], "unknown recipe 'nothing'; one of audio, pixels, seed, toybox"),
         (["train", "audio", "--stage", "chat"], "the recipe 'audio' has no stage 'chat'"),
         (["train", "toybox", "--set", "scale"], "--set takes key=value"),
         (["train", "toybox", "--set", "scale=odd"], "unknown scale 'odd'; one of vq, tiny"),
