@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unified.layers import MLP
+from unified.layers import MLP, CausalSelfAttention
 from unified.tokenizers.codec import CodecSpec
-from unified.tokenizers.seed import CausalSelfAttention
 
 WIDTH, LAYERS, HEADS = 128, 3, 4
 BATCH, STEPS, RATE = 64, 600, 2e-3

@@ -263,13 +263,17 @@ class DacCodec(_Sound):
 
 
 class Xcodec2Codec(_Sound):
-    """Xcodec2Model: one codebook; half of what it encodes are features of its own extractor."""
+    """Xcodec2Model: one codebook; half of what it encodes are the features of a speech model.
+
+    Those are made by SeamlessM4T's extractor, as in the original: transformers' own for this model
+    needs torchaudio for the same values.
+    """
 
     def __init__(self, model: Any, folder: Path):
-        from transformers import AutoFeatureExtractor
+        from transformers import SeamlessM4TFeatureExtractor
 
         super().__init__(model, folder)
-        self.extractor = AutoFeatureExtractor.from_pretrained(str(folder))
+        self.extractor = SeamlessM4TFeatureExtractor(sampling_rate=int(self.spec.rate))
 
     def describe(self, config: Any) -> CodecSpec:
         size = 1
@@ -278,9 +282,11 @@ class Xcodec2Codec(_Sound):
         return self._spec_of((size,), config.sampling_rate, config.hop_length)
 
     def forth(self, sound: torch.Tensor) -> torch.Tensor:
-        waves = [wave.cpu().numpy() for wave in sound[:, 0]]
-        inputs = self.extractor(audio=waves, sampling_rate=int(self.spec.rate), return_tensors="pt")
-        codes: torch.Tensor = self.model.encode(**inputs.to(sound.device)).audio_codes
+        half = self.spec.stride // 2  # so that there is one feature a step
+        waves = [F.pad(wave, (half, half)).cpu().numpy() for wave in sound[:, 0]]
+        made = self.extractor(waves, sampling_rate=int(self.spec.rate), return_tensors="pt")
+        features = made["input_features"].to(sound.device)
+        codes: torch.Tensor = self.model.encode(sound, features).audio_codes
         return codes
 
     def back(self, codes: torch.Tensor) -> torch.Tensor:

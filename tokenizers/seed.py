@@ -21,7 +21,7 @@ from torch import nn
 from unified.attention import attend
 from unified.detokenizers.flow import FlowConfig, FlowDecoder
 from unified.detokenizers.unclip import UnclipDecoder
-from unified.layers import MLP, Block
+from unified.layers import MLP, Block, CausalSelfAttention
 from unified.tokenizers.codec import Codec, CodecSpec
 from unified.tokenizers.quantizers import Residual
 from unified.tokenizers.teacher import TeacherConfig, image_tower
@@ -86,23 +86,6 @@ class CrossAttention(nn.Module):
         both = self.both(features).view(batch, features.shape[1], 2, self.heads, -1)
         key, value = both.permute(2, 0, 3, 1, 4)
         return self.out(attend(query, key, value).transpose(1, 2).reshape(batch, length, width))
-
-
-class CausalSelfAttention(nn.Module):
-    """Every position sees itself and those before it."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, length, width = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        hidden = x.new_full((length, length), float("-inf")).triu(1)
-        mixed = attend(query, key, value, hidden[None, None])
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
 
 
 class CausalBlock(nn.Module):

@@ -120,8 +120,8 @@ class SeedStage(_Pairs):
         spread, used = perplexity(codes, self.codec.config.codebook_size)
         loss = 2 * near + same + 0.1 * said + self.PRIOR * prior + commitment
         return loss, {
-            "features": float(near), "embedding": float(same), "words": float(said),
-            "prior": float(prior), "perplexity": spread,
+            "features": near.item(), "embedding": same.item(), "words": said.item(),
+            "prior": prior.item(), "perplexity": spread,
             "codes_in_batch": used * self.codec.config.codebook_size,
         }  # fmt: skip
 

@@ -41,6 +41,23 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
 
 
+class CausalSelfAttention(nn.Module):
+    """Every position sees itself and those before it."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        hidden = x.new_full((length, length), float("-inf")).triu(1)
+        mixed = attend(query, key, value, hidden[None, None])
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
 class Block(nn.Module):
     """Pre-norm block. Without heads it mixes nothing: every position is on its own."""
 
