@@ -493,7 +493,7 @@ def unclip_pipeline(folder: Path) -> None:
     vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a": 2, "a</w>": 3}
     text = t.CLIPTextConfig(vocab_size=4, bos_token_id=0, eos_token_id=1, pad_token_id=1, **small)
     image = t.CLIPVisionConfig(image_size=32, patch_size=8, **small)
-    d.StableUnCLIPImg2ImgPipeline(
+    pipeline: Any = d.StableUnCLIPImg2ImgPipeline(
         feature_extractor=t.CLIPImageProcessor(size={"height": 32, "width": 32}),
         image_encoder=t.CLIPVisionModelWithProjection(image),
         image_normalizer=StableUnCLIPImageNormalizer(embedding_dim=32),
@@ -513,7 +513,8 @@ def unclip_pipeline(folder: Path) -> None:
         ),
         scheduler=d.DDIMScheduler(),
         vae=d.AutoencoderKL(block_out_channels=(32,), norm_num_groups=8, sample_size=16),
-    ).save_pretrained(folder)
+    )
+    pipeline.save_pretrained(folder)
 
 
 def test_a_published_unclip_pipeline_draws(tmp_path: Path) -> None:
