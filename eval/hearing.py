@@ -7,7 +7,6 @@ recordings with the world it judges and nothing with any codec.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -93,9 +92,3 @@ def recognised(wave: np.ndarray, clip: Clip) -> list[tuple[bool, bool]]:
         right = heard.name == event.name
         found.append((right, right and heard.voice == event.voice))
     return found
-
-
-def share(pairs: Iterable[tuple[bool, bool]]) -> tuple[float, float]:
-    """Shares of right names and of right voices."""
-    names, kept = zip(*pairs, strict=True)
-    return sum(names) / len(names), sum(kept) / len(kept)

@@ -122,6 +122,11 @@ class Codec(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(iter(self.state_dict().values())).device
 
+    @property
+    def starts(self) -> torch.Tensor:
+        """First number of the codebook of each place of a step."""
+        return torch.tensor([self.spec.ranges[book].start for book in self.spec.books])
+
     @abstractmethod
     def encode(self, media: torch.Tensor) -> torch.Tensor:
         """Pictures (B, C, H, W), films (B, C, T, H, W) or sound (B, C, T), in [-1, 1], -> codes
@@ -243,11 +248,6 @@ class StreamCodec(Codec):
     def decode_stream(self) -> DecodeStream:
         """A stream: push whole steps of codes, get media as soon as they are final."""
         return DecodeStream(self)
-
-    @property
-    def starts(self) -> torch.Tensor:
-        """First number of the codebook of each place of a step."""
-        return torch.tensor([self.spec.ranges[book].start for book in self.spec.books])
 
 
 class EncodeStream:

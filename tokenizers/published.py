@@ -8,6 +8,7 @@ is refused in a sentence.
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -36,9 +37,9 @@ class PublishedCodec(Codec):
     def spec(self) -> CodecSpec:
         return self._spec
 
+    @abstractmethod
     def describe(self, config: Any) -> CodecSpec:
         """The spec that follows from the model's configuration."""
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval: some of these have batch norms."""
@@ -183,27 +184,25 @@ class _Sound(PublishedCodec):
             first=hop, stride=hop, causal=causal,
         )  # fmt: skip
 
+    @abstractmethod
     def forth(self, sound: torch.Tensor) -> torch.Tensor:
         """Whole steps of sound (B, C, N) -> the model's codes (B, Q, steps)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def back(self, codes: torch.Tensor) -> torch.Tensor:
         """The model's codes -> sound (B, C, about N)."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def encode(self, media: torch.Tensor) -> torch.Tensor:
         self.check_media(media)
         steps = self.spec.steps(media.shape[2])
         codes = self.forth(self.whole(media))[..., :steps].long()
-        starts = torch.tensor([r.start for r in self.spec.ranges], device=codes.device)
-        return (codes.transpose(1, 2) + starts).flatten(1)
+        return (codes.transpose(1, 2) + self.starts.to(codes.device)).flatten(1)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         self.spec.check(codes)
-        starts = torch.tensor([r.start for r in self.spec.ranges], device=codes.device)
-        split = codes.view(len(codes), -1, self.spec.length) - starts
+        split = codes.view(len(codes), -1, self.spec.length) - self.starts.to(codes.device)
         sound, length = self.back(split.transpose(1, 2)), self.spec.time(split.shape[1])
         return F.pad(sound, (0, max(0, length - sound.shape[2])))[..., :length].clamp(-1, 1)
 

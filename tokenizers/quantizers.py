@@ -6,12 +6,14 @@ settings under which no code dies, and nothing that changes in eval.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 from vector_quantize_pytorch import FSQ, ResidualVQ
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
     """What a codec needs of a quantizer.
 
     Attributes:
@@ -20,14 +22,14 @@ class Quantizer(nn.Module):
 
     sizes: tuple[int, ...]
 
+    @abstractmethod
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Latents (B, N, D) -> quantized (B, N, D) with straight-through gradient, codes
         (B, N, Q) int64, -1 where training left a codebook out, and a loss to be added."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (B, N, Q) -> what they stand for, (B, N, D)."""
-        raise NotImplementedError
 
 
 class FiniteScalar(Quantizer):

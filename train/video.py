@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from unified.tokenizers.quantizers import perplexity
 from unified.tokenizers.video import VideoTokenizer
 from unified.toybox.film import render_film, sample_film
+from unified.toybox.pixels import to_tensor
 
 
 def films(
@@ -19,7 +20,7 @@ def films(
     """Rendered films start..start+count of a seed, (count, 3, frames, 64, 64) in [-1, 1]."""
     names = (f"{seed}/film/{split}/{index}" for index in range(start, start + count))
     made = [render_film(sample_film(random.Random(n), split, frames)) for n in names]
-    return torch.from_numpy(np.stack(made)).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
+    return to_tensor(np.concatenate(made)).unflatten(0, (count, frames)).transpose(1, 2)
 
 
 class VideoStage:
