@@ -1,6 +1,6 @@
 """Recipes: one YAML file names stages, sizes and schedules; `run` carries them out in order.
 
-    text -> tokenizer -> vision -> pretrain -> chat -> refine -> model
+    text -> tokenizer -> vision -> pretrain -> chat -> refine -> polish -> model
 
 Each stage writes to its own folder below the run's and is skipped when it is finished, so that a
 killed run goes on where it stopped. The resolved recipe is saved with the run.
@@ -22,7 +22,7 @@ from unified.train.vision import VisionConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 PIECES, CODEC = Path("text/tokenizer.model"), Path("tokenizer/model")  # below a run's folder
-STAGES = ("text", "tokenizer", "vision", "pretrain", "chat", "refine")
+STAGES = ("text", "tokenizer", "vision", "pretrain", "chat", "refine", "polish")
 
 
 class TextConfig(BaseModel):
@@ -49,6 +49,7 @@ class Recipe(BaseModel):
     pretrain: StageConfig | None = None
     chat: StageConfig | None = None
     refine: StageConfig | None = None
+    polish: StageConfig | None = None
     sampling: dict[str, Any] = {}
 
     @property
