@@ -25,12 +25,13 @@ from unified.eval import hearing
 from unified.eval.judge import judge
 from unified.eval.probe import code_bits, linear_accuracy
 from unified.eval.watching import watch
+from unified.media.pixels import to_pictures, to_tensor
 from unified.media.sheet import spectrograms
 from unified.media.sound import resample
 from unified.spectrum import mel_distance
-from unified.tokenizers.codec import Codec
+from unified.tokenizers.codec import Codec, CodecSpec
 from unified.toybox.film import Film, render_film, sample_film
-from unified.toybox.pixels import scenes, to_pictures, to_tensor
+from unified.toybox.pixels import scenes
 from unified.toybox.scene import render, sample_scene
 from unified.toybox.sounds import render_clip, sample_clip
 from unified.toybox.voices import RATE
@@ -251,8 +252,17 @@ def _probes(codec: Codec, seed: int, batch: int) -> Iterator[Found]:
             labels.append([label for _, label in things])
         numbers = {label: k for k, label in enumerate(sorted({*labels[0], *labels[1]}))}
         known, truth = (torch.tensor([numbers[label] for label in part]) for part in labels)
-        value = linear_accuracy(codes[0], known, codes[1], truth, codec.spec)
-        yield f"linear_{name}", value, math.sqrt(value * (1 - value) / len(truth)), len(truth)
+        for count in prefixes(codec.spec):
+            parts = [part[:, :count] for part in codes]
+            value = linear_accuracy(parts[0], known, parts[1], truth, codec.spec)
+            metric = f"linear_{name}" + (f"_{count}" if count < codec.spec.length else "")
+            yield metric, value, math.sqrt(value * (1 - value) / len(truth)), len(truth)
+
+
+def prefixes(spec: CodecSpec) -> list[int]:
+    """1, 2, 4 ... and all codes of a picture where a prefix means something; all of them alone
+    elsewhere."""
+    return [*(2**k for k in range((spec.length - 1).bit_length()) if spec.nested), spec.length]
 
 
 def _single(seed: int, index: int, split: str, what: str) -> tuple[np.ndarray, str] | None:
@@ -332,6 +342,29 @@ def grid(
         y += height + gap
         sheet[y : y + height, x : x + width] = pictures[1][k]
     image = Image.fromarray(sheet)
+    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+@torch.no_grad()
+def strip(codec: Codec, path: str | Path, *, rows: int = 6, seed: int = 0, zoom: int = 2) -> None:
+    """Write a PNG of held-out scenes, one a row: from 1, 2, 4 ... all of its codes, and itself.
+
+    Raises:
+        ValueError: a prefix of this codec's codes does not decode.
+    """
+    if not codec.spec.nested:
+        raise ValueError(
+            f"a tokenizer of kind {codec.kind!r} decodes whole pictures alone; "
+            "a strip needs one whose prefixes decode (seed)"
+        )
+    pixels = scenes(seed, 0, rows, SPLIT).to(codec.device)
+    codes = codec.encode(pixels)
+    columns = [codec.decode(codes[:, :count]) for count in prefixes(codec.spec)]
+    gap = np.full((rows, codec.spec.image_size[0], 4, 3), 255, np.uint8)
+    parts = [part for x in (*columns, pixels) for part in (to_pictures(x), gap)][:-1]
+    image = Image.fromarray(np.concatenate(np.concatenate(parts, 2), 0))
     image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     image.save(path)

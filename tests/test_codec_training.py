@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unified.eval import probe
 from unified.eval import tokenizer as benchmark
@@ -21,6 +22,7 @@ from unified.toybox.film import Actor, Film, render_film
 from unified.toybox.sounds import SOUNDS, sound
 from unified.toybox.voices import spoken
 from unified.train.losses import Critic, adversarial_losses, pyramid_loss, spectral_loss
+from unified.train.plots import read_log
 from unified.train.recipe import read, run
 
 RECIPES = ("pixels", "video", "audio", "seed")
@@ -59,6 +61,21 @@ def test_a_recipe_trains_a_codec_that_is_judged(
     assert (tmp_path / "grid.png").stat().st_size > 1000
     samples = [*trained.glob("samples/*.png"), *trained.glob("flow/samples/*.png")]
     assert samples
+    (curves, *_) = [*trained.glob("curves.png"), *trained.glob("flow/curves.png")]
+    assert curves.stat().st_size > 1000
+    log = read_log(curves.with_name("log.jsonl"))
+    assert 0 < log["codebook_use"][-1][1] <= 1 <= log["perplexity"][-1][1]
+
+
+def test_a_strip_grows_from_the_first_code_to_all(trained: Path, tmp_path: Path) -> None:
+    codec = load_codec(trained / "model")
+    if codec.kind != "seed":
+        with pytest.raises(ValueError, match="a strip needs one whose prefixes decode"):
+            benchmark.strip(codec, tmp_path / "strip.png")
+        return
+    assert benchmark.prefixes(codec.spec) == [1, 2, 4]
+    benchmark.strip(codec, tmp_path / "strip.png", rows=2, zoom=1)
+    assert Image.open(tmp_path / "strip.png").size == (3 * 64 + 64 + 3 * 4, 2 * 64)
 
 
 @pytest.mark.parametrize("recipe", ["pixels", "video", "audio"])
@@ -72,9 +89,9 @@ def test_a_killed_codec_resumes_to_the_same_losses(recipe: str, tmp_path: Path) 
     assert losses(folders[0]) == losses(folders[1]) and len(losses(folders[0])) == 6
 
 
-def test_words_are_needed_where_they_are_learnt_from() -> None:
+def test_words_are_needed_where_they_are_learnt_from(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give it a section text"):
-        run("audio", ["tokenizer"], ["tokenizer.kind=seed"], Path("nowhere"), device="cpu")
+        run("audio", ["tokenizer"], ["tokenizer.kind=seed"], tmp_path, device="cpu")
 
 
 # --- losses ------------------------------------------------------------------------------------

@@ -9,10 +9,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
+import torch
+from PIL import Image
 
 from unified.media.film import read_film, write_film
 from unified.media.picture import MediaError
+from unified.media.pixels import to_tensor
 from unified.media.sound import read_sound, resample, write_sound
+from unified.media.tensors import read_media
+from unified.tokenizers.codec import CodecSpec
 from unified.toybox.film import (
     CAMERAS,
     DIRECTIONS,
@@ -183,8 +189,6 @@ def test_sound_files_there_and_back(tmp_path: Path) -> None:
 
 
 def test_many_channels_are_mixed(tmp_path: Path) -> None:
-    import soundfile
-
     soundfile.write(tmp_path / "eight.wav", np.full((4000, 8), 0.25, np.float32), RATE)
     assert len(read_sound(tmp_path / "eight.wav", RATE)) == 4000
 
@@ -233,3 +237,69 @@ def test_a_variable_rate_keeps_its_pace(tmp_path: Path) -> None:
         file.mux(stream.encode())
     levels = read_film(tmp_path / "v.mkv", 10, 64).mean((1, 2, 3))
     np.testing.assert_allclose(levels, [0] * 5 + [80] + [160] * 4 + [240], atol=6)
+
+
+SOUND = CodecSpec((4,), (0,), channels=1, medium="audio", rate=RATE, first=640, stride=640)
+MOVIE = CodecSpec((4,), (0,), (64, 64), medium="video", rate=FPS, stride=4)
+
+
+@pytest.mark.parametrize(
+    ("samples", "channels", "rate"),
+    [(1, 1, RATE), (100, 2, 44_100), (8000, 8, 8000), (400, 1, 96_000)],
+)
+def test_odd_sound_is_mixed_and_resampled(
+    samples: int, channels: int, rate: int, tmp_path: Path
+) -> None:
+    """One sample, few, eight channels, other rates, silence: a batch of one that a codec takes."""
+    path = tmp_path / "odd.wav"
+    soundfile.write(path, np.zeros((samples, channels), np.float32), rate)
+    media = read_media(path, SOUND)
+    assert media.shape[:2] == (1, 1) and media.dtype == torch.float32
+    assert abs(media.shape[2] - samples * RATE / rate) <= 20 and not media.any()
+
+
+def test_sound_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    wave = np.zeros(800, np.float32)
+    wave[400] = np.nan
+    soundfile.write(tmp_path / "nan.wav", wave, RATE, subtype="FLOAT")
+    with pytest.raises(MediaError, match="not numbers"):
+        read_media(tmp_path / "nan.wav", SOUND)
+    soundfile.write(tmp_path / "none.wav", wave[:0], RATE)
+    with pytest.raises(MediaError, match="holds no samples|not readable"):
+        read_media(tmp_path / "none.wav", SOUND)
+    soundfile.write(tmp_path / "short.wav", np.zeros(1, np.float32), 96_000)
+    with pytest.raises(MediaError, match="shorter than one sample at 16000 Hz"):
+        read_media(tmp_path / "short.wav", SOUND)
+
+
+def test_a_picture_and_one_frame_are_films(tmp_path: Path) -> None:
+    frame = render_film(sample_film(random.Random(3)))[:1]
+    write_film(tmp_path / "one.mp4", frame, FPS)
+    Image.fromarray(frame[0]).save(tmp_path / "one.png")
+    for name, error in (("one.mp4", 0.1), ("one.png", 0)):
+        media = read_media(tmp_path / name, MOVIE)
+        assert media.shape == (1, 3, 1, 64, 64)
+        assert (media[0, :, 0] - to_tensor(frame)[0]).abs().mean() <= error
+
+
+def test_a_film_without_pictures_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000, np.float32), RATE)
+    with (
+        av.open(str(tmp_path / "sound.mp4"), "w") as file,
+        av.open(str(tmp_path / "a.wav")) as wave,
+    ):
+        stream = file.add_stream("aac", rate=RATE)
+        for part in wave.decode(audio=0):
+            file.mux(stream.encode(part))
+        file.mux(stream.encode())
+    with pytest.raises(MediaError, match="no pictures in it; as sound it may be read"):
+        read_media(tmp_path / "sound.mp4", MOVIE)
+    assert read_media(tmp_path / "sound.mp4", SOUND).shape[2] >= 8000
+    with av.open(str(tmp_path / "none.mkv"), "w") as file:
+        silent = file.add_stream("libx264", rate=10)
+        silent.width = silent.height = 64
+        silent.pix_fmt = "yuv420p"
+        file.mux(silent.encode())
+        file.start_encoding()
+    with pytest.raises(MediaError, match="not one frame|not readable"):
+        read_media(tmp_path / "none.mkv", MOVIE)

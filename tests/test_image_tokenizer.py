@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from unified.media.pixels import to_pictures, to_tensor
 from unified.tokenizers.image import ImageTokenizer, VQConfig
 from unified.tokenizers.kinds import load_codec, new_codec
-from unified.toybox.pixels import scenes, to_pictures, to_tensor
+from unified.toybox.pixels import scenes
 
 SMALL = VQConfig(
     codebook_size=64, encoder_width=32, decoder_width=32, decoder_layers=1, decoder_heads=2

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from unified.media.pixels import to_tensor
 from unified.tokenizers.layered import BLANK, LayeredConfig, LayeredTokenizer
-from unified.toybox.pixels import scenes, to_tensor
+from unified.toybox.pixels import scenes
 from unified.toybox.scene import BACKGROUNDS, Scene, Thing, background, render
 
 COLOURS = ("red", "blue", "yellow", "green")

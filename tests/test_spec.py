@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unified.grammar import Grammar
-from unified.pattern import Pattern, raster
+from unified.pattern import Pattern, delay, raster, wavefront
 from unified.sequence import Layout, Picture, Text, Turn
 from unified.vocabulary import CONTROL, Vocabulary
 
@@ -134,3 +134,37 @@ def test_patterns_are_bijections(order: list[int], grid: list[int]) -> None:
 def test_a_pattern_that_loses_a_code_is_refused() -> None:
     with pytest.raises(ValueError, match="not a permutation"):
         Pattern((0, 0, 1))
+
+
+def test_steps_that_do_not_add_up_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not write 3 codes"):
+        Pattern((0, 1, 2), (1, 1))
+    with pytest.raises(ValueError, match="slope of 0"):
+        wavefront(2, 2, 0)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 3))
+def test_a_wavefront_writes_every_code_after_those_left_of_it_and_above(
+    rows: int, columns: int, slope: int
+) -> None:
+    pattern = wavefront(rows, columns, slope)
+    written = {index: k for k, step in enumerate(pattern.steps) for index in step}
+    assert len(pattern.steps) <= columns + slope * (rows - 1)
+    for index, step in written.items():
+        row, column = divmod(index, columns)
+        assert column == 0 or written[index - 1] < step
+        assert row == 0 or written[index - columns] < step
+    grid = list(range(rows * columns))
+    assert pattern.read(pattern.write(grid)) == grid
+
+
+@given(st.integers(1, 6), st.integers(1, 5))
+def test_a_delay_writes_each_codebook_one_step_behind_the_one_before(
+    steps: int, books: int
+) -> None:
+    pattern = delay(steps, books)
+    assert len(pattern.steps) == steps + books - 1
+    for k, step in enumerate(pattern.steps):
+        assert all(sum(divmod(index, books)) == k for index in step)
+    grid = list(range(steps * books))
+    assert pattern.read(pattern.write(grid)) == grid

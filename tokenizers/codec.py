@@ -34,6 +34,8 @@ class CodecSpec:
         first, stride: frames or samples of the first step and of every other.
         causal: whether a step's codes depend on nothing after it, and what is decoded neither.
         latency: frames or samples after a step that decoding must wait for, beside the step itself.
+        nested: whether `decode` also takes the first k codes of a picture, for every k: coarse to
+            fine.
     """
 
     codebooks: tuple[int, ...]
@@ -46,6 +48,7 @@ class CodecSpec:
     stride: int = 1
     causal: bool = True
     latency: int = 0
+    nested: bool = False
 
     @property
     def codebook_size(self) -> int:

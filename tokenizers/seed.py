@@ -68,6 +68,7 @@ class SeedConfig:
             books=(0,) * self.queries,
             image_size=(teacher.image_size, teacher.image_size),
             channels=teacher.channels,
+            nested=True,
         )
 
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from unified.media.pixels import to_tensor
 from unified.modeling import IGNORE
 from unified.sequence import Layout, Picture, Sequence, Text, Turn
 from unified.tokenizers.codec import Codec
 from unified.tokenizers.text import TextTokenizer
-from unified.toybox.pixels import to_tensor
 from unified.toybox.samples import Sample
 from unified.toybox.scene import Scene, render
 

@@ -25,6 +25,7 @@ from torch import nn
 from unified import checkpoint
 from unified.precision import autocast
 from unified.train.muon import Muon
+from unified.train.plots import curves
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
            TimeRemainingColumn())  # fmt: skip
@@ -129,9 +130,9 @@ def fit(
 ) -> None:
     """Train `stage.model` in place to `config.steps`, resuming from `folder` where it stands.
 
-    Writes checkpoints to folder/checkpoints, one JSON line per logged step to folder/log.jsonl and
-    TensorBoard events to folder/tensorboard. `on_sample(step)` runs every `sample_every` steps and
-    at the end; what it returns is logged.
+    Writes checkpoints to folder/checkpoints, one JSON line per logged step to folder/log.jsonl,
+    TensorBoard events to folder/tensorboard and, at the end, folder/curves.png. `on_sample(step)`
+    runs every `sample_every` steps and at the end; what it returns is logged.
 
     Raises:
         FloatingPointError: the loss is not finite for ten steps in a row.
@@ -200,6 +201,7 @@ def fit(
                     log.write(done, {key: value})
                 clock = time.perf_counter()
     board.close()
+    curves(log.path, folder / "curves.png")
     stage.model.eval()
 
 

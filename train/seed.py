@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unified.media.pixels import to_tensor
 from unified.tokenizers.quantizers import perplexity
 from unified.tokenizers.seed import SeedTokenizer
 from unified.tokenizers.teacher import Teacher
 from unified.tokenizers.text import TextTokenizer
-from unified.toybox.pixels import to_tensor
 from unified.toybox.samples import sample
 from unified.toybox.scene import Scene, render
 

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 from torch import nn
 
+from unified.media.pixels import to_pictures
 from unified.media.sheet import spectrograms
 from unified.spectrum import mel_distance
 from unified.tokenizers.audio import AudioTokenizer
@@ -24,11 +25,12 @@ from unified.tokenizers.conv import ConvTokenizer
 from unified.tokenizers.image import ImageTokenizer
 from unified.tokenizers.kinds import new_codec
 from unified.tokenizers.layered import LayeredTokenizer
+from unified.tokenizers.quantizers import perplexity
 from unified.tokenizers.seed import SeedTokenizer
 from unified.tokenizers.teacher import Teacher
 from unified.tokenizers.text import TextTokenizer
 from unified.tokenizers.video import VideoTokenizer
-from unified.toybox.pixels import scenes, to_pictures
+from unified.toybox.pixels import scenes
 from unified.train.audio import AudioStage, clips
 from unified.train.loop import COLUMNS, LoopConfig, Stage, fit
 from unified.train.losses import Critic, adversarial_losses, pyramid_loss
@@ -154,29 +156,50 @@ def train_tokenizer(
     return codec.eval()
 
 
+SHOWN, COUNTED = {"image": 16, "video": 4, "audio": 4}, {"image": 128, "video": 16, "audio": 32}
+
+
 def _show(codec: Codec, folder: Path, step: int, seed: int, device: str) -> dict[str, float]:
-    """A picture of held-out originals above what comes back, to folder/samples."""
+    """A picture of held-out originals above what comes back, to folder/samples; how far apart they
+    are, and how the codebook that is used least is used by more of the kind."""
     codec.eval()
+    spec = codec.spec
     target = folder / "samples" / f"step-{step:06d}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
-    if codec.spec.medium == "audio":
-        sound = clips(seed, 0, 4, "held_out").to(device)
-        rebuilt = codec.decode(codec.encode(sound))[:, :, : sound.shape[2]]
-        spectrograms(sound[:, 0], rebuilt[:, 0], int(codec.spec.rate), target)
-        return {"held_out_mel": float(mel_distance(rebuilt[:, 0], sound[:, 0], codec.spec.rate))}
-    if codec.spec.medium == "video":
-        shown = films(seed, 0, 4, "held_out", 9).to(device)
-        pairs = [
-            x.transpose(1, 2).flatten(0, 1) for x in (shown, codec.decode(codec.encode(shown)))
-        ]
-    else:
-        shown = scenes(seed, 0, 16, "held_out").to(device)
-        if tuple(shown.shape[2:]) != codec.spec.image_size:
-            shown = F.interpolate(shown, codec.spec.image_size)
-        pairs = [shown, codec.decode(codec.encode(shown))]
-    rows = [np.concatenate(to_pictures(x), 1) for x in pairs]
+    media = _held_out(codec, seed).to(device)
+    codes = codec.encode(media)
+    few = SHOWN[spec.medium]
+    given, rebuilt = media[:few], codec.decode(codes[:few])
+    spread, used = zip(*(_use(codes, book) for book in spec.ranges), strict=True)
+    values = {"codebook_use": min(used), "perplexity": min(spread)}
+    if spec.medium == "audio":
+        pair = given[:, 0], rebuilt[:, 0, : given.shape[2]]
+        spectrograms(*pair, int(spec.rate), target)
+        return values | {"held_out_mel": float(mel_distance(*pair, spec.rate))}
+    if spec.medium == "video":
+        given, rebuilt = (x.transpose(1, 2).flatten(0, 1) for x in (given, rebuilt))
+    rows = [np.concatenate(to_pictures(x), 1) for x in (given, rebuilt)]
     Image.fromarray(np.concatenate(rows, 0)).save(target)
-    return {"held_out_psnr": -10 * float(torch.log10(F.mse_loss(pairs[1], pairs[0]) / 4))}
+    return values | {"held_out_psnr": -10 * float(torch.log10(F.mse_loss(rebuilt, given) / 4))}
+
+
+def _held_out(codec: Codec, seed: int) -> torch.Tensor:
+    """COUNTED held-out items of the codec's medium."""
+    spec = codec.spec
+    count = COUNTED[spec.medium]
+    if spec.medium == "audio":
+        return clips(seed, 0, count, "held_out")
+    if spec.medium == "video":
+        return films(seed, 0, count, "held_out", 9)
+    pixels = scenes(seed, 0, count, "held_out")
+    same = tuple(pixels.shape[2:]) == spec.image_size
+    return pixels if same else F.interpolate(pixels, spec.image_size)
+
+
+def _use(codes: torch.Tensor, book: range) -> tuple[float, float]:
+    """`perplexity` of one codebook's codes among all."""
+    own = codes[(codes >= book.start) & (codes < book.stop)] - book.start
+    return perplexity(own, len(book))
 
 
 def _train_seed(

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from unified.media.pixels import to_tensor
 from unified.tokenizers.quantizers import perplexity
 from unified.tokenizers.video import VideoTokenizer
 from unified.toybox.film import render_film, sample_film
-from unified.toybox.pixels import to_tensor
 
 
 def films(

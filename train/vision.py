@@ -14,9 +14,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from unified.media.pixels import to_tensor
 from unified.modeling import UnifiedForConditionalGeneration
 from unified.tokenizers.text import TextTokenizer
-from unified.toybox.pixels import to_tensor
 from unified.toybox.samples import sample
 from unified.toybox.scene import Scene, render
 from unified.train.loop import LoopConfig, fit

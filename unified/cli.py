@@ -310,6 +310,12 @@ def tokenizer_eval(
         Path | None,
         typer.Option(metavar="FILE.png", help="Save originals above their reconstructions."),
     ] = None,
+    prefixes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", help="Save pictures drawn from 1, 2, 4 … all of their codes (seed)."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many held-out items.")] = 512,
     probe: Annotated[
         bool,
@@ -320,11 +326,14 @@ def tokenizer_eval(
 ) -> None:
     """Judge a tokenizer on pictures, films or sound that it never saw: what comes back, and how
     the codes are used."""
-    if grid is not None:
-        picture.check_target(grid)
+    saved = [path for path in (grid, prefixes) if path is not None]
+    for path in saved:
+        picture.check_target(path)
     from unified.eval import tokenizer as judge
 
     codec = _codec(model)
+    if prefixes is not None:
+        judge.strip(codec, prefixes, seed=seed)
     with _status("Judging the tokenizer"):
         rows = judge.evaluate_tokenizer(codec, count=limit, seed=seed, probe=probe)
         if grid is not None:
@@ -334,9 +343,9 @@ def tokenizer_eval(
         return
     for row in rows:
         spread = f" ± {row['stderr']:.2g}" if row["stderr"] else ""
-        print(f"{row['metric']:14}{row['value']:.4g}{spread}  (n = {row['n']})")
-    if grid is not None:
-        print(named(grid))
+        print(f"{row['metric']:18}{row['value']:.4g}{spread}  (n = {row['n']})")
+    for path in saved:
+        print(named(path))
 
 
 @tokenizer_app.command("encode", epilog="Example: unified tokenizer encode cat.png -o cat.json")

@@ -2,6 +2,9 @@
 
 It follows a sequence id by id. In a reply the model chooses in two states only: "text" (text,
 <image>, <end>) and "codes" (a picture code). Everything else is forced and never sampled.
+
+Where one id opens both codes and a view, a reply that opens it draws, and one that reads back what
+it drew views; in a prompt the id that follows tells which it was.
 """
 
 from __future__ import annotations
@@ -32,16 +35,29 @@ class Grammar:
         Raises:
             ValueError: the id may not stand here; the state is unchanged.
         """
-        vocabulary = self.layout.vocabulary
-        kind = vocabulary.kind(token)
-        name = {"text": "text", "image": "code"}.get(kind) or vocabulary.name(token)[1:-1]
-        if self.state == "codes" and kind == "image":
-            self.layout.check_code(token, self.layout.image_length - self.left)
-        self.state, self.left = self._next(name)
+        names = self.layout.vocabulary.names(token)
+        if len(names) > 1 and self.state == "after_codes":  # <image> or <view>: read back first
+            names = names[::-1] if self.layout.reread else names
+        found = next((after for name in names if (after := self._next(name))), None)
+        if found is None:
+            raise ValueError(f"<{names[0]}> may not stand in state {self.state!r}")
+        if names == ("code",):
+            place = self.layout.image_length - self.left if self.state == "codes" else 0
+            self.layout.check_code(token, place)
+        self.state, self.left = found
 
-    def _next(self, name: str) -> tuple[str, int]:
-        layout, left = self.layout, self.left - 1
-        match self.state, name:
+    def _next(self, name: str) -> tuple[str, int] | None:
+        """State and rest after a token of this name; None where it may not stand."""
+        layout, left, state = self.layout, self.left - 1, self.state
+        control = layout.vocabulary.controls
+        if control["image"] == control["view"]:
+            fresh = {"codes": layout.image_length, "slots": layout.view_length}.get(state)
+            if self.left == fresh and name in ("code", "slot"):  # just opened: either may follow
+                state = "codes" if name == "code" else "slots"
+                left = (layout.image_length if name == "code" else layout.view_length) - 1
+        if state == "turn" and not layout.roles and name != "end":
+            state = "text"
+        match state, name:
             case "start", "bos":
                 return "turn", 0
             case "turn", "user" | "assistant":
@@ -62,7 +78,7 @@ class Grammar:
                 return ("slots", left) if left else ("view_end", 0)
             case "view_end", "view_end":
                 return "text", 0
-        raise ValueError(f"<{name}> may not stand in state {self.state!r}")
+        return None
 
     @property
     def is_complete(self) -> bool:
@@ -72,18 +88,20 @@ class Grammar:
     @property
     def head(self) -> str | None:
         """Which head chooses the next id of a reply: "text", "image", None where it is forced."""
+        if self.state == "after_codes" and not self.layout.reread:
+            return "text"
         return {"text": "text", "codes": "image"}.get(self.state)
 
     @property
     def forced(self) -> int:
-        """The id that must come next in a reply; what was drawn is always read back as a view."""
+        """The id that must come next in a reply; what was drawn is read back if it ever is."""
         names = {
             "image_end": "image_end",
             "after_codes": "view",
             "slots": "slot",
             "view_end": "view_end",
         }
-        if self.state not in names:
+        if self.head is not None or self.state not in names:
             raise ValueError(f"nothing is forced in state {self.state!r}")
         return self.layout.vocabulary.control(names[self.state])
 
@@ -95,5 +113,5 @@ class Grammar:
         if self.head == "text":
             names = ("end", "image") if draw else ("end",)
             marks = [vocabulary.control(name) for name in names]
-            return [range(vocabulary.text_size), *(range(mark, mark + 1) for mark in marks)]
+            return [*vocabulary.text_ranges, *(range(mark, mark + 1) for mark in marks)]
         return [range(self.forced, self.forced + 1)]

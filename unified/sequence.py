@@ -6,6 +6,10 @@
 A picture stands as *codes* (what generation writes), as a *view* (slots that the understanding
 encoder fills), or both. Loss falls on what the assistant says by itself: text, <image>, codes and
 <end>; never on what the grammar forces (<image_end>, the view) or on the user.
+
+A published model may have no token for a role: then <user> and <assistant> are left out, the words
+of its prompt template (`unified.processing`) stand inside the user's parts, and only the
+assistant's turns end with <end>. It may open a view with the same token as codes.
 """
 
 from __future__ import annotations
@@ -70,14 +74,21 @@ class Layout:
         codebooks: sizes of the picture codebooks; together the vocabulary's image range.
         books: the codebook of each code of a picture, in written order.
         view_length: slots of a view.
+        reread: what was drawn is read back as a view, in the reply and in later turns.
+        unconditional: what guidance compares a picture with: "fresh", a reply to nothing, or
+            "padded", the same prompt with <pad> for all but its first id.
     """
 
     vocabulary: Vocabulary
     codebooks: tuple[int, ...]
     books: tuple[int, ...]
     view_length: int
+    reread: bool = True
+    unconditional: str = "fresh"
 
     def __post_init__(self) -> None:
+        if self.unconditional not in ("fresh", "padded"):
+            raise ValueError(f"unconditional is {self.unconditional!r}; one of fresh, padded")
         if sum(self.codebooks) != self.vocabulary.image_size:
             raise ValueError(
                 f"codebooks of {sum(self.codebooks)} codes, an image range of "
@@ -88,6 +99,16 @@ class Layout:
     def image_length(self) -> int:
         """Codes of a picture."""
         return len(self.books)
+
+    @property
+    def drawn_length(self) -> int:
+        """Ids that a drawn picture takes in a reply: codes, the view if it is read back, marks."""
+        return self.image_length + 2 + (self.view_length + 2 if self.reread else 0)
+
+    @property
+    def roles(self) -> bool:
+        """Whether roles are tokens."""
+        return "user" in self.vocabulary.controls
 
     def codes_at(self, place: int) -> range:
         """Ids that may stand at a place of a picture: those of its codebook."""
@@ -105,17 +126,26 @@ class Layout:
         out.add([control("bos")], False)
         for turn in turns:
             learn = turn.role == "assistant" and turn.loss
-            out.add([control(turn.role)], False)
+            if self.roles:
+                out.add([control(turn.role)], False)
             for part in turn.parts:
                 if isinstance(part, Text):
                     self._check_text(part.ids)
                     out.add(part.ids, learn)
                 else:
                     self._add_picture(out, part, learn)
-            out.add([control("end")], learn)
-        if reply:
+            if self.roles or turn.role == "assistant":
+                out.add([control("end")], learn)
+        if reply and self.roles:
             out.add([control("assistant")], False)
         return out
+
+    def twin(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        """What the unconditional row of guidance sees in place of a prompt."""
+        control = self.vocabulary.control
+        if self.unconditional == "padded":
+            return (*prompt[:1], *(control("pad"),) * (len(prompt) - 1))
+        return (control("bos"), control("assistant")) if self.roles else (control("bos"),)
 
     def _check_text(self, ids: tuple[int, ...]) -> None:
         for token in ids:
@@ -154,8 +184,11 @@ class Layout:
         """Inverse of `flatten` for whole conversations.
 
         Raises:
-            ValueError: names the first id that breaks the grammar and its place.
+            ValueError: names the first id that breaks the grammar and its place; or roles are no
+                tokens, so that ids do not show where a turn begins.
         """
+        if not self.roles:
+            raise ValueError("roles are words in this layout; its ids do not show the turns")
         from unified.grammar import Grammar  # the automaton says what may follow
 
         grammar = Grammar(self)

@@ -1,15 +1,18 @@
 """One id space: a range of ids for each kind of token.
 
-    [ text | control | image ]
+    [ text | control | image ]                 a model of our own
+    [ text, control ids among them | image ]   a published one, whose control ids are given
 
-Text ids are the text tokenizer's own, so text can never spell a control token: no string encodes
-to an id outside the text range. Nobody else adds offsets.
+Text ids are the text tokenizer's own. Text can never spell a control token: ours has none, and a
+published one does not read them in text. Nobody else adds offsets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from typing import Self
 
 CONTROL = (
     "pad",
@@ -37,23 +40,63 @@ class Vocabulary:
     """Sizes of the ranges and the ids that follow from them.
 
     Attributes:
-        text_size: pieces of the text tokenizer.
+        text_size: ids of the text range.
         image_size: codes of the picture codebook.
+        given: (name, id) of the control tokens that lie in the text range. Two names may share an
+            id, and of CONTROL `user` and `assistant` may be missing: those roles are words.
     """
 
     text_size: int
     image_size: int
+    given: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.text_size < 1 or self.image_size < 1:
             raise ValueError(f"empty range: text {self.text_size}, image {self.image_size}")
+        if not self.given:
+            return
+        names = [name for name, _ in self.given]
+        for name in names:
+            if name not in CONTROL:
+                raise ValueError(f"unknown control token {name!r}; one of {', '.join(CONTROL)}")
+        for name in CONTROL:
+            if name not in (*names, "user", "assistant"):
+                raise ValueError(f"control token {name!r} has no id")
+        for name, token in self.given:
+            if not 0 <= token < self.text_size:
+                raise ValueError(f"control token {name!r} is {token}, not in 0..{self.text_size}")
+
+    @classmethod
+    def of(cls, text_size: int, image_size: int, ids: Mapping[str, int] | None) -> Self:
+        """With the control tokens at `ids`; after the text where there are none."""
+        return cls(text_size, image_size, tuple((ids or {}).items()))
 
     def __len__(self) -> int:
         return self.image_start + self.image_size
 
+    @cached_property
+    def controls(self) -> dict[str, int]:
+        """Id of every control token by its name."""
+        own = {name: self.text_size + k for k, name in enumerate(CONTROL)}
+        return dict(self.given) or own
+
+    @cached_property
+    def _names(self) -> dict[int, tuple[str, ...]]:
+        found: dict[int, tuple[str, ...]] = {}
+        for name, token in self.controls.items():
+            found[token] = (*found.get(token, ()), name)
+        return found
+
+    @cached_property
+    def text_ranges(self) -> tuple[range, ...]:
+        """The ids of text, control ids left out."""
+        cuts = sorted({token for _, token in self.given})
+        starts, stops = [0, *(cut + 1 for cut in cuts)], [*cuts, self.text_size]
+        return tuple(range(a, b) for a, b in zip(starts, stops, strict=True) if a < b)
+
     def control(self, name: str) -> int:
         """Id of a control token, by its name in CONTROL."""
-        return self.text_size + CONTROL.index(name)
+        return self.controls[name]
 
     @property
     def image_start(self) -> int:
@@ -62,7 +105,7 @@ class Vocabulary:
     @property
     def text_head(self) -> int:
         """Outputs of the text head: text and control ids, 0..text_head."""
-        return self.text_size + len(CONTROL)
+        return self.text_size + (0 if self.given else len(CONTROL))
 
     def image_ids(self, codes: list[int]) -> list[int]:
         """Codes 0..image_size -> ids."""
@@ -82,13 +125,18 @@ class Vocabulary:
         """ "text", "control" or "image"."""
         if not 0 <= token < len(self):
             raise ValueError(f"id {token} is outside the vocabulary of {len(self)}")
-        if token < self.text_size:
-            return "text"
-        return "control" if token < self.text_head else "image"
+        if token >= self.image_start:
+            return "image"
+        return "control" if token in self._names else "text"
+
+    def names(self, token: int) -> tuple[str, ...]:
+        """What an id may be called in the grammar: names of CONTROL, "text" or "code"."""
+        kind = self.kind(token)
+        return self._names[token] if kind == "control" else ("code" if kind == "image" else kind,)
 
     def name(self, token: int) -> str:
         """How an id is called in errors: "<image>", "text 17", "image 3"."""
         kind = self.kind(token)
         if kind == "control":
-            return f"<{CONTROL[token - self.text_size]}>"
+            return f"<{self._names[token][0]}>"
         return f"{kind} {token - (self.image_start if kind == 'image' else 0)}"

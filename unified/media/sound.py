@@ -44,8 +44,9 @@ def read_sound(path: str | Path, rate: int, longest: float = LONGEST) -> np.ndar
                 raise MediaError(f"{named(path)} has no sound in it")
             resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
             parts: list[np.ndarray] = []
-            read = 0
+            read = given = 0
             for frame in file.decode(file.streams.audio[0]):
+                given += frame.samples
                 for part in resampler.resample(frame):
                     parts.append(part.to_ndarray().reshape(-1))
                     read += len(parts[-1])
@@ -58,7 +59,8 @@ def read_sound(path: str | Path, rate: int, longest: float = LONGEST) -> np.ndar
         raise MediaError(f"{named(path)} is not readable as sound: {error}") from None
     wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     if not len(wave):
-        raise MediaError(f"{named(path)} holds no samples")
+        short = f"is shorter than one sample at {rate} Hz" if given else "holds no samples"
+        raise MediaError(f"{named(path)} {short}")
     if not np.isfinite(wave).all():
         raise MediaError(f"{named(path)} holds samples that are not numbers")
     return wave

@@ -10,6 +10,7 @@ from PIL import Image
 
 from unified.media import film, picture, sound
 from unified.media.picture import MediaError, named
+from unified.media.pixels import to_pictures, to_tensor
 from unified.tokenizers.codec import CodecSpec
 
 
@@ -26,10 +27,10 @@ def read_media(path: Path, spec: CodecSpec) -> torch.Tensor:
     height, width = spec.image_size
     if spec.medium == "video":
         frames = film.read_film(path, spec.rate, height)
-        return _pixels(frames).transpose(0, 1)[None]
+        return to_tensor(frames).transpose(0, 1)[None]
     image = picture.square(picture.read(path))
     kind = Image.Resampling.BOX if image.width > width else Image.Resampling.BICUBIC
-    return _pixels(np.asarray(image.resize((width, height), kind))[None])
+    return to_tensor(np.asarray(image.resize((width, height), kind))[None])
 
 
 def check_target(path: Path, spec: CodecSpec) -> None:
@@ -56,16 +57,6 @@ def write_media(path: Path, media: torch.Tensor, spec: CodecSpec) -> None:
     if spec.medium == "audio":
         sound.write_sound(path, media[0, 0].cpu().numpy(), int(spec.rate))
     elif spec.medium == "video":
-        film.write_film(path, _levels(media[0].transpose(0, 1)), spec.rate)
+        film.write_film(path, to_pictures(media[0].transpose(0, 1)), spec.rate)
     else:
-        picture.save_png(Image.fromarray(_levels(media)[0]), path)
-
-
-def _pixels(frames: np.ndarray) -> torch.Tensor:
-    """uint8 (T, H, W, 3) -> (T, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-
-
-def _levels(pixels: torch.Tensor) -> np.ndarray:
-    scaled = (pixels.float().clamp(-1, 1) + 1) * 127.5
-    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        picture.save_png(Image.fromarray(to_pictures(media)[0]), path)
