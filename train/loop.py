@@ -2,7 +2,8 @@
 
 A stage supplies a model, batches and a loss; the loop supplies optimizer, schedule, precision,
 checkpoints, logs and progress. A batch is a pure function of its step, so that a run killed at any
-moment continues with the same losses. Knows nothing of pictures or words.
+moment continues with the same losses. Under torchrun each process takes its share of every step's
+micro-batches (`distributed.py`). Knows nothing of pictures or words.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,9 +26,12 @@ from torch import nn
 
 from unified import checkpoint
 from unified.precision import autocast
+from unified.train.distributed import Team, team
+from unified.train.guards import Stopped, Termination, alone
 from unified.train.muon import Muon
 from unified.train.plots import curves
 
+PATIENCE = 10  # steps in a row without finite gradients
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
            TimeRemainingColumn())  # fmt: skip
 
@@ -44,6 +49,9 @@ class LoopConfig(BaseModel):
     decay: int = 0  # last steps of a wsd schedule
     final_rate: float = 0.05  # of the peak, at the end
     optimizer: Literal["adamw", "muon"] = "adamw"
+    freeze: list[str] = []  # modules or parameters that stay as they are, by name
+    rates: dict[str, float] = {}  # of modules or parameters, beside the learning rate
+    recompute: bool = False  # activations of the decoder's blocks: less memory, a third more time
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
@@ -88,28 +96,64 @@ def learning_rate(config: LoopConfig, step: int) -> float:
 
 def optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
     """AdamW for all, or Muon (https://arxiv.org/abs/2502.16982) for the matrices of transformer
-    blocks and AdamW for the rest; weight decay on matrices only."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    hidden = {
-        name for name, p in named if config.optimizer == "muon" and p.ndim == 2 and _inside(name)
-    }
-    rest = [p for name, p in named if name not in hidden]
-    groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    found: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
-    ]
-    if hidden:
-        found.append(
-            Muon(
-                [p for name, p in named if name in hidden],
-                lr=config.learning_rate,
-                weight_decay=config.weight_decay,
-            )
-        )
+    blocks and AdamW for the rest; weight decay on matrices only. Each group holds its share of the
+    learning rate as "share".
+
+    Raises:
+        ValueError: `freeze` or `rates` name what the model does not have, or nothing is left.
+    """
+    _freeze(model, config.freeze)
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            hidden = config.optimizer == "muon" and p.ndim == 2 and _inside(name)
+            decay = config.weight_decay if p.ndim >= 2 else 0.0
+            groups.setdefault((hidden, decay, _share(name, config.rates)), []).append(p)
+    if not groups:
+        raise ValueError("nothing is left to train: every parameter is frozen")
+    for name in config.rates:
+        _known(name, model)
+    groups = dict(sorted(groups.items(), key=lambda entry: (-entry[0][1], entry[0][2])))
+    rate = config.learning_rate
+    adamw, muon = (
+        [
+            {"params": parameters, "weight_decay": decay, "share": share}
+            for (hidden, decay, share), parameters in groups.items()
+            if hidden == wanted
+        ]
+        for wanted in (False, True)
+    )
+    found: list[torch.optim.Optimizer] = []
+    if adamw:
+        found.append(torch.optim.AdamW(adamw, lr=rate, betas=config.betas))
+    if muon:
+        found.append(Muon(muon, lr=rate, weight_decay=config.weight_decay))
     return found
+
+
+def _freeze(model: nn.Module, names: list[str]) -> None:
+    for name in names:
+        _known(name, model)
+        for own, parameter in model.named_parameters():
+            if _below(own, name):
+                parameter.requires_grad_(False)
+
+
+def _below(own: str, name: str) -> bool:
+    """Whether a parameter is the one of that name or in the module of that name."""
+    return own == name or own.startswith(f"{name}.")
+
+
+def _known(name: str, model: nn.Module) -> None:
+    if not any(_below(own, name) for own, _ in model.named_parameters()):
+        known = ", ".join(child for child, _ in model.named_children())
+        raise ValueError(f"the model has no part {name!r}; its parts are {known}")
+
+
+def _share(own: str, rates: dict[str, float]) -> float:
+    """Of the learning rate: that of the longest name that fits, 1 without any."""
+    fitting = [name for name in rates if _below(own, name)]
+    return rates[max(fitting, key=len)] if fitting else 1.0
 
 
 def _inside(name: str) -> bool:
@@ -132,77 +176,99 @@ def fit(
 
     Writes checkpoints to folder/checkpoints, one JSON line per logged step to folder/log.jsonl,
     TensorBoard events to folder/tensorboard and, at the end, folder/curves.png. `on_sample(step)`
-    runs every `sample_every` steps and at the end; what it returns is logged.
+    runs every `sample_every` steps and at the end; what it returns is logged. A step whose
+    gradients are not finite changes nothing and is counted as "skipped".
 
     Raises:
-        FloatingPointError: the loss is not finite for ten steps in a row.
+        ValueError: another run trains in this folder, or a setting does not fit the model.
+        FloatingPointError: the gradients are not finite for PATIENCE steps in a row.
+        Stopped: SIGTERM came; everything is saved.
     """
-    from torch.utils.tensorboard import SummaryWriter  # a second to import: only when training
-
     if device == "cpu":
         _keep_freed_memory()
-    root = folder / "checkpoints"
-    root.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    steppers = optimizers(stage.model, config)
-    first = _resume(stage.model, steppers, root)
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
-    log = _Log(folder / "log.jsonl", first)
-    bad, seen, clock = 0, 0, time.perf_counter()
-    with Progress(*COLUMNS, disable=not progress) as bar:
+    crew = team()
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        if crew.leads:
+            held.enter_context(alone(folder))
+        termination = held.enter_context(Termination())
+        torch.manual_seed(seed)
+        if config.recompute:
+            _recompute(stage.model)
+        steppers = optimizers(stage.model, config)
+        root = folder / "checkpoints"
+        first = _resume(stage.model, steppers, root)
+        journal = held.enter_context(_Journal(folder, first, crew.leads))
+        bar = held.enter_context(Progress(*COLUMNS, disable=not (progress and crew.leads)))
         task = bar.add_task(name, total=config.steps, completed=first)
+        bad, skipped, seen, clock = 0, 0, 0, time.perf_counter()
         for step, batch in _batches(stage, first, config.steps, device):
             rate = learning_rate(config, step)
-            for group in (group for stepper in steppers for group in stepper.param_groups):
-                group["lr"] = rate
             stage.model.train()
             total: Counter[str] = Counter()
-            for part in batch:
+            for part in crew.share(batch):
                 with autocast(device, config.precision):
                     loss, values = stage.loss(part, step)
                 loss.backward()
                 total.update({"loss": loss.item(), **values})
-            norm = nn.utils.clip_grad_norm_(stage.model.parameters(), config.clip)
-            if torch.isfinite(norm):
-                for stepper in steppers:
-                    stepper.step()
-                bad = 0
-            else:
-                bad += 1
-                if bad == 10:
-                    raise FloatingPointError(
-                        f"{name}: gradients not finite for 10 steps; last {step}"
-                    )
-            stage.model.zero_grad(set_to_none=True)
+            norm = _step(stage.model, steppers, rate, config.clip, crew)
+            bad = 0 if math.isfinite(norm) else bad + 1
+            skipped += bad > 0
+            if bad == PATIENCE:
+                raise FloatingPointError(
+                    f"{name}: gradients not finite for {PATIENCE} steps; last {step}"
+                )
             seen += config.batch_size
             done = step + 1
-            if done % config.log_every == 0 or done == config.steps:
+            last = done == config.steps
+            if done % config.log_every == 0 or last:
                 now = time.perf_counter()
-                row = {
-                    **total,
-                    "norm": float(norm),
-                    "rate": rate,
-                    "samples_per_second": seen / (now - clock),
-                }
+                row = {**crew.add_values(total), "norm": norm, "rate": rate,
+                       "samples_per_second": seen / (now - clock)}  # fmt: skip
                 seen, clock = 0, now
-                log.write(done, row)
-                for key, value in row.items():
-                    board.add_scalar(key, value, done)
+                journal.write(done, row | ({"skipped": skipped} if skipped else {}))
                 bar.update(task, description=f"{name} loss {row['loss']:.3f}")
             bar.update(task, completed=done)
-            last = done == config.steps
-            if done % config.save_every == 0 or last:
-                _save(stage.model, steppers, root, done)
-                checkpoint.rotate(root, config.keep)
-            if on_sample is not None and (done % config.sample_every == 0 or last):
+            stopping = crew.add_values({"asked": termination.asked})["asked"] > 0
+            if done % config.save_every == 0 or last or stopping:
+                if crew.leads:
+                    _save(stage.model, steppers, root, done)
+                    checkpoint.rotate(root, config.keep)
+                crew.wait()
+            if stopping and not last:
+                raise Stopped(f"{name}: stopped and saved after step {done} of {config.steps}; "
+                              "the same command goes on from there")  # fmt: skip
+            if on_sample is not None and crew.leads and (done % config.sample_every == 0 or last):
                 stage.model.eval()
-                for key, value in on_sample(done).items():
-                    board.add_scalar(key, value, done)
-                    log.write(done, {key: value})
+                journal.write(done, on_sample(done))
                 clock = time.perf_counter()
-    board.close()
-    curves(log.path, folder / "curves.png")
     stage.model.eval()
+
+
+def _step(
+    model: nn.Module, steppers: list[torch.optim.Optimizer], rate: float, clip: float, crew: Team
+) -> float:
+    """One update from the gradients that lie in the parameters; their norm before clipping."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if crew.size > 1:  # a process whose micro-batches lack a kind has no gradient for its part
+        for p in trained:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        crew.add(p.grad for p in trained if p.grad is not None)
+    norm = float(nn.utils.clip_grad_norm_(trained, clip))
+    if math.isfinite(norm):
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = rate * group["share"]
+            stepper.step()
+    model.zero_grad(set_to_none=True)
+    return norm
+
+
+def _recompute(model: nn.Module) -> None:
+    """Keep no activations inside the decoder's blocks; the backward pass makes them again."""
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise ValueError("recompute: this model's blocks cannot be computed twice")
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
 
 
 def _keep_freed_memory() -> None:
@@ -233,18 +299,38 @@ def _batches(stage: Stage, first: int, steps: int, device: str) -> Iterator[tupl
             yield step, batch
 
 
-class _Log:
-    """JSON lines; what a killed run wrote past its last checkpoint is dropped on resume."""
+class _Journal:
+    """Named values by step: JSON lines, TensorBoard and, at the end, curves. What a killed run
+    wrote past its last checkpoint is dropped on resume. Only the leading process writes."""
 
-    def __init__(self, path: Path, first: int):
-        self.path = path
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= first]
-            path.write_text("".join(line + "\n" for line in lines))
+    def __init__(self, folder: Path, first: int, writes: bool):
+        self.folder, self.path, self.writes = folder, folder / "log.jsonl", writes
+        if not writes:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # a second to import: only when training
+
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        if self.path.exists():
+            lines = self.path.read_text().splitlines()
+            kept = [line for line in lines if _step_of(line) <= first]
+            self.path.write_text("".join(line + "\n" for line in kept))
 
     def write(self, step: int, row: dict[str, float]) -> None:
+        if not self.writes or not row:
+            return
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **row}) + "\n")
+        for key, value in row.items():
+            self.board.add_scalar(key, value, step)
+
+    def __enter__(self) -> _Journal:
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if self.writes:
+            self.board.close()
+            if kind is None and self.path.exists():
+                curves(self.path, self.folder / "curves.png")
 
 
 def _step_of(line: str) -> float:

@@ -16,12 +16,14 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from unified.train.distributed import own_device, team
 from unified.train.model import ModelConfig, StageConfig
 from unified.train.tokenizer import TokenizerConfig
 from unified.train.vision import VisionConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 PIECES, CODEC = Path("text/tokenizer.model"), Path("tokenizer/model")  # below a run's folder
+TOKENIZERS = ("text", "tokenizer")
 STAGES = ("text", "tokenizer", "vision", "pretrain", "chat", "refine", "polish")
 
 
@@ -163,22 +165,37 @@ def run(
         plan.seed = seed
     import torch  # after the cheap checks
 
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = own_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder = out or Path("runs") / plan.name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(plan.model_dump(), sort_keys=False))
+    crew = team()
+    if crew.leads:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(plan.model_dump(), sort_keys=False))
     for name in stages or plan.stages:
         began = time.perf_counter()
-        if name == "text":
+        if name in TOKENIZERS and crew.size > 1:
+            _need_one_process(plan.name, folder)
+        elif name == "text":
             _text(plan, folder)
         elif name == "tokenizer":
             _tokenizer(plan, folder, where, progress)
         else:
             _model(plan, name, folder, where, progress)
-        row = {"stage": name, "seconds": round(time.perf_counter() - began, 1)}
-        with (folder / "times.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if crew.leads:
+            row = {"stage": name, "seconds": round(time.perf_counter() - began, 1)}
+            with (folder / "times.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
     return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def _need_one_process(recipe: str, folder: Path) -> None:
+    """Codebooks are fitted by one process; several may only use what it left."""
+    if not ((folder / PIECES).is_file() and (folder / CODEC / "config.json").is_file()):
+        stages = " ".join(f"--stage {name}" for name in TOKENIZERS)
+        raise ValueError(
+            f"{folder}: no tokenizers there yet, and they are trained by one process; run "
+            f"`unified train {recipe} {stages}` first"
+        )
 
 
 def _text(plan: Recipe, folder: Path) -> None:
@@ -217,7 +234,7 @@ def _model(plan: Recipe, name: str, folder: Path, device: str, progress: bool) -
     _need(folder / CODEC / "config.json", "tokenizer")
     text, codec = TextTokenizer(str(folder / PIECES)), load_codec(folder / CODEC).to(device)
     model = build(plan.model, text, codec, plan.seed, device)
-    own = [stage for stage in plan.stages if stage not in ("text", "tokenizer")]
+    own = [stage for stage in plan.stages if stage not in TOKENIZERS]
     if name != own[0]:
         before = own[own.index(name) - 1]
         _need(folder / before / "model" / "config.json", before)
@@ -230,10 +247,13 @@ def _model(plan: Recipe, name: str, folder: Path, device: str, progress: bool) -
         train_vision(plan.vision, model, text, folder / name, **common)
     else:
         train_stage(name, getattr(plan, name), model, text, codec, folder / name, **common)
-    model.save_pretrained(folder / name / "model")
-    if name == own[-1]:
-        summary = {"recipe": plan.name, "seed": plan.seed, "stages": plan.model_dump()}
-        assemble(model, text, codec, plan.sampling, summary, folder / "model")
+    crew = team()
+    if crew.leads:
+        model.save_pretrained(folder / name / "model")
+        if name == own[-1]:
+            summary = {"recipe": plan.name, "seed": plan.seed, "stages": plan.model_dump()}
+            assemble(model, text, codec, plan.sampling, summary, folder / "model")
+    crew.wait()
 
 
 def _need(path: Path, stage: str) -> None:

@@ -28,6 +28,7 @@ class VisionConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     loop: LoopConfig
+    micro_batch: int = 64
 
 
 class VisionStage:
@@ -55,17 +56,21 @@ class VisionStage:
             pictures.append(render(scene))
             bags[k, torch.tensor(self.text.ids(told.text)).unique()] = 1
         pixels = to_tensor(np.stack(pictures))
-        return [(pixels.to(self.device), (bags / bags.sum(1, keepdim=True)).to(self.device))]
+        bags = bags / bags.sum(1, keepdim=True)
+        parts = zip(*(x.to(self.device).split(self.config.micro_batch) for x in (pixels, bags)),
+                    strict=True)  # fmt: skip
+        return list(parts)
 
     def loss(
         self, part: tuple[torch.Tensor, torch.Tensor], step: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
         pixels, bags = part
+        share = len(pixels) / self.config.loop.batch_size
         scores = self.model["head"](self.model["encoder"](pixels).mean(1)).float()
         # the least it can be is the entropy of the bags; what remains is reported
         entropy = -torch.xlogy(bags, bags).sum(1).mean()
         loss = -(bags * scores.log_softmax(1)).sum(1).mean()
-        return loss, {"words_loss": float(loss.detach() - entropy)}
+        return share * loss, {"words_loss": share * float(loss.detach() - entropy)}
 
 
 def train_vision(

@@ -264,14 +264,16 @@ def train(
     seed: RecipeSeed = None,
     device: Device = None,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Train a model by a recipe, from nothing to a chat.
 
     A stopped run goes on where it was when the same command is given again. The recipe "toybox"
-    makes the shipped weights; scale=tiny tries all its stages in about a minute.
+    makes the shipped weights; scale=tiny tries all its stages in about a minute. Several processes
+    train one model under torchrun: torchrun --nproc-per-node 2 -m unified train toybox
     """
     with _status("Loading torch"):
         from unified.train import recipe as recipes
+        from unified.train.guards import STOPPED, Stopped
     if recipe is None:
         raise ValueError(f"which recipe? One of {', '.join(recipes.recipes())}: unified train NAME")
     try:
@@ -279,7 +281,12 @@ def train(
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from the last checkpoint")
         raise
-    _json({"folder": str(folder)}) if as_json else print(folder)
+    except Stopped as error:
+        _say(str(error))
+        return STOPPED
+    if os.environ.get("RANK", "0") == "0":
+        _json({"folder": str(folder)}) if as_json else print(folder)
+    return 0
 
 
 @tokenizer_app.command("train", epilog="Example: unified tokenizer train toybox --out runs/vq")
@@ -292,10 +299,10 @@ def tokenizer_train(
     seed: RecipeSeed = None,
     device: Device = None,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Train a tokenizer alone: the tokenizer stage of a recipe (pixels, seed, video, audio, or
     toybox for the one that is shipped)."""
-    train(recipe, ["tokenizer"], overrides, out, seed, device, as_json)
+    return train(recipe, ["tokenizer"], overrides, out, seed, device, as_json)
 
 
 @tokenizer_app.command("eval", epilog="Example: unified tokenizer eval --grid grid.png")
