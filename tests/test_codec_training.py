@@ -23,7 +23,7 @@ from unified.toybox.sounds import SOUNDS, sound
 from unified.toybox.voices import spoken
 from unified.train.losses import Critic, adversarial_losses, pyramid_loss, spectral_loss
 from unified.train.plots import read_log
-from unified.train.recipe import read, run
+from unified.train.recipe import run
 
 RECIPES = ("pixels", "video", "audio", "seed")
 ALWAYS = {"codebook_use", "perplexity", "codes", "bits", "encoded", "decoded"}

@@ -1,10 +1,11 @@
-"""Toybox conversations -> padded micro-batches of ids, views and labels.
+"""Toybox conversations -> micro-batches of ids, views and labels.
 
     sample -> turns -> text ids | picture codes and views -> ids, loss mask -> rows, padded right
 
 The samples of POOL steps are sorted by length and cut into micro-batches, which are dealt to the
-steps in turn: every step holds short and long ones of all kinds, with little padding. Everything is
-a pure function of (seed, step).
+steps in turn: every step holds short and long ones of all kinds, with little padding. Packed, they
+first share rows of a given length, each sample with positions of its own. Everything is a pure
+function of (seed, step).
 """
 
 from __future__ import annotations
@@ -29,19 +30,48 @@ POOL = 4  # steps whose samples are sorted together
 
 @dataclass(frozen=True)
 class Batch:
-    """ids, labels: (B, S); views: (N, 3, H, W) in reading order."""
+    """ids, labels: (B, S); views: (N, 3, H, W) in reading order; positions: (B, S) where rows are
+    packed."""
 
     ids: torch.Tensor
     labels: torch.Tensor
     views: torch.Tensor | None
     texts: int  # text targets in the whole step
     codes: int  # code targets in the whole step
+    positions: torch.Tensor | None = None
 
 
 @dataclass
 class _Row:
+    """One sample."""
+
     sequence: Sequence
     views: list[torch.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+
+def packed(lengths: list[int], room: int) -> list[list[int]]:
+    """Indices of samples that share a row of `room` tokens: first fit, longest first.
+
+    Raises:
+        ValueError: a sample is longer than a row.
+    """
+    rows: list[list[int]] = []
+    left: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda k: (-lengths[k], k)):
+        length = lengths[index]
+        if length > room:
+            raise ValueError(f"a sample of {length} tokens does not fit a row of {room} (pack)")
+        row = next((k for k, rest in enumerate(left) if rest >= length), None)
+        if row is None:
+            rows.append([])
+            left.append(room)
+            row = len(rows) - 1
+        rows[row].append(index)
+        left[row] -= length
+    return rows
 
 
 class Conversations:
@@ -51,6 +81,8 @@ class Conversations:
         user_views: probability that a user's picture stands as a view alone; else codes + view.
         shift: largest random shift, in pixels, of a picture that stands as a view alone.
         dropout: share of drawings whose condition is dropped, for guidance.
+        micro_batch: rows that are computed at once.
+        pack: tokens of a row that several samples share; None for a row each.
     """
 
     def __init__(
@@ -63,19 +95,27 @@ class Conversations:
         shift: int = 3,
         dropout: float = 0.1,
         micro_batch: int = 16,
+        pack: int | None = None,
         device: str = "cpu",
     ):
         self.layout, self.text, self.codec = layout, text, codec
         self.user_views, self.shift, self.dropout = user_views, shift, dropout
-        self.micro_batch, self.device = micro_batch, device
+        self.micro_batch, self.pack, self.device = micro_batch, pack, device
 
     def batches(self, samples: list[Sample], rng: random.Random) -> list[list[Batch]]:
         """The samples of POOL steps -> the micro-batches of each step."""
         rows = []
         for first in range(0, len(samples), 64):  # so many pictures are encoded at once
             rows += self._rows(samples[first : first + 64], rng)
-        rows.sort(key=lambda row: len(row.sequence))
-        parts = [rows[i : i + self.micro_batch] for i in range(0, len(rows), self.micro_batch)]
+        rows.sort(key=len)
+        shared = packed([len(row) for row in rows], self.pack) if self.pack else None
+        lines = [[rows[k] for k in line] for line in shared] if shared else [[row] for row in rows]
+        parts = [lines[i : i + self.micro_batch] for i in range(0, len(lines), self.micro_batch)]
+        if len(parts) < POOL:
+            raise ValueError(
+                f"{len(samples)} samples of {POOL} steps make {len(parts)} micro-batches of "
+                f"{self.micro_batch} rows; lower micro_batch or pack, or raise batch_size"
+            )
         return [self._step(parts[k::POOL]) for k in range(POOL)]
 
     def _rows(self, samples: list[Sample], rng: random.Random) -> list[_Row]:
@@ -87,17 +127,18 @@ class Conversations:
             index += sum(isinstance(p, Scene) for t in sample.turns for p in t.parts)
         return rows
 
-    def _step(self, parts: list[list[_Row]]) -> list[Batch]:
+    def _step(self, parts: list[list[list[_Row]]]) -> list[Batch]:
         start = self.layout.vocabulary.image_start
         targets = [
             token >= start
-            for rows in parts
-            for row in rows
+            for lines in parts
+            for line in lines
+            for row in line
             for token, loss in zip(row.sequence.ids, row.sequence.loss, strict=True)
             if loss
         ]
         codes = sum(targets)
-        return [self._pad(rows, len(targets) - codes, codes) for rows in parts]
+        return [self._pad(lines, len(targets) - codes, codes) for lines in parts]
 
     @torch.no_grad()
     def _encode(self, scenes: list[Scene]) -> tuple[list[tuple[int, ...]], torch.Tensor]:
@@ -145,23 +186,30 @@ class Conversations:
             views = []
         return _Row(self.layout.flatten(turns), views)
 
-    def _pad(self, rows: list[_Row], texts: int, codes: int) -> Batch:
-        length = max(len(row.sequence) for row in rows)
+    def _pad(self, lines: list[list[_Row]], texts: int, codes: int) -> Batch:
+        length = max(sum(map(len, line)) for line in lines)
         pad = self.layout.vocabulary.control("pad")
-        ids = torch.full((len(rows), length), pad)
-        labels = torch.full((len(rows), length), IGNORE)
-        for k, row in enumerate(rows):
-            line = torch.tensor(row.sequence.ids)
-            ids[k, : len(line)] = line
-            mask = torch.tensor(row.sequence.loss[1:])
-            labels[k, : len(line) - 1] = line[1:].masked_fill(~mask, IGNORE)  # the next token
-        views = [view for row in rows for view in row.views]
+        ids = torch.full((len(lines), length), pad)
+        labels = torch.full((len(lines), length), IGNORE)
+        positions = torch.zeros((len(lines), length), dtype=torch.int64)
+        for k, line in enumerate(lines):
+            start = 0
+            for row in line:
+                end = start + len(row)
+                tokens = torch.tensor(row.sequence.ids)
+                mask = torch.tensor(row.sequence.loss[1:])
+                ids[k, start:end] = tokens
+                labels[k, start : end - 1] = tokens[1:].masked_fill(~mask, IGNORE)  # the next one
+                positions[k, start:end] = torch.arange(len(row))
+                start = end
+        views = [view for line in lines for row in line for view in row.views]
         return Batch(
             ids.to(self.device),
             labels.to(self.device),
             torch.stack(views) if views else None,
             texts,
             codes,
+            positions.to(self.device) if self.pack else None,
         )
 
 

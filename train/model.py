@@ -44,7 +44,8 @@ class StageConfig(BaseModel):
     loop: LoopConfig
     mix: dict[str, float]  # weight of each toybox task
     first_sample: int = 0  # of every task: a later stage goes on where an earlier one stopped
-    micro_batch: int = 16
+    micro_batch: int = 16  # rows that are computed at once
+    pack: int | None = Field(None, ge=16)  # tokens of a row that several samples share
     text_weight: float = 3.0  # of a text target, beside a picture code
     dropout: float = 0.1  # share of drawings without their condition
     user_views: float = Field(0.6, ge=0, le=1)
@@ -93,6 +94,7 @@ class ModelStage:
             shift=config.shift,
             dropout=config.dropout,
             micro_batch=config.micro_batch,
+            pack=config.pack,
             device=device,
         )
 
@@ -117,7 +119,9 @@ class ModelStage:
         return self._pool[1][place]
 
     def loss(self, part: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        text, image = self.model.target_losses(part.ids, part.views, part.labels)
+        text, image = self.model.target_losses(
+            part.ids, part.views, part.labels, positions=part.positions
+        )
         weight = self.config.text_weight
         whole = weight * part.texts + part.codes
         loss = (weight * text.sum() + image.sum()) / whole
