@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,18 +21,21 @@ from unified.layers import RMSNorm
 from unified.modeling import IGNORE, UnifiedForConditionalGeneration, code_places
 from unified.processing import UnifiedImageProcessor, UnifiedProcessor
 from unified.sequence import Picture
-from unified.toybox.samples import TASKS, sample
+from unified.toybox.samples import TASKS, Sample, sample
 from unified.toybox.scene import render, sample_scene
-from unified.train.conversations import POOL, Batch, Conversations, shifted
+from unified.train.batches import Batch, Batcher
+from unified.train.conversations import POOL, Conversations, shifted
 
 
-def conversations(tiny: Unified, **options: object) -> Conversations:
-    return Conversations(tiny.layout, tiny.processor.tokenizer, tiny.codec, **options)  # type: ignore[arg-type]
+def dealt(tiny: Unified, samples: list[Sample], micro: int, **options: Any) -> list[list[Batch]]:
+    made = Conversations(tiny.layout, tiny.processor.tokenizer, tiny.codec, **options)
+    batcher = Batcher(tiny.layout.vocabulary, micro, None, "cpu")
+    return batcher.deal(made.encode(samples, random.Random(0)), POOL)
 
 
 def batches(tiny: Unified, micro: int, count: int = 8) -> list[list[Batch]]:
     samples = [sample(TASKS[k % len(TASKS)], 0, k) for k in range(count * POOL)]
-    return conversations(tiny, micro_batch=micro).batches(samples, random.Random(0))
+    return dealt(tiny, samples, micro)
 
 
 def test_loss_is_the_cross_entropy_of_each_head(tiny: Unified) -> None:
@@ -108,7 +112,7 @@ def test_labels_are_the_next_tokens_that_carry_loss(tiny: Unified) -> None:
 
 def test_condition_dropout_leaves_the_codes_alone(tiny: Unified) -> None:
     samples = [sample("draw", 0, k) for k in range(POOL * 4)]
-    made = conversations(tiny, dropout=1.0, micro_batch=4).batches(samples, random.Random(0))
+    made = dealt(tiny, samples, 4, dropout=1.0)
     for part in made[0]:
         assert part.views is None
         for ids in part.ids.tolist():

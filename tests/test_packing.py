@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from unified.handle import Unified
 from unified.toybox.samples import sample
-from unified.train.conversations import POOL, Batch, Conversations, mixed, packed
+from unified.train.batches import Batch, Batcher, packed
+from unified.train.conversations import POOL, Conversations, mixed
 from unified.train.recipe import read
 
 
@@ -31,10 +32,9 @@ def batches(tiny: Unified, pack: int | None, size: int, micro_batch: int) -> lis
     mix = read("toybox").chat
     assert mix is not None
     samples, rng = mixed(lambda task, k: sample(task, 0, k), mix.mix, 0, size * POOL, 0)
-    made = Conversations(
-        tiny.layout, tiny.processor.tokenizer, tiny.codec, micro_batch=micro_batch, pack=pack
-    )
-    return made.batches(samples, rng)
+    made = Conversations(tiny.layout, tiny.processor.tokenizer, tiny.codec)
+    batcher = Batcher(tiny.layout.vocabulary, micro_batch, pack, "cpu")
+    return batcher.deal(made.encode(samples, rng), POOL)
 
 
 def test_packed_losses_are_those_of_samples_alone(tiny: Unified) -> None:

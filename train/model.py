@@ -21,7 +21,8 @@ from unified.sequence import Text, Turn
 from unified.tokenizers.codec import Codec
 from unified.tokenizers.text import TextTokenizer
 from unified.toybox.samples import sample
-from unified.train.conversations import POOL, Batch, Conversations, mixed
+from unified.train.batches import Batch, Batcher
+from unified.train.conversations import POOL, Conversations, mixed
 from unified.train.loop import LoopConfig, fit
 
 
@@ -93,11 +94,10 @@ class ModelStage:
             user_views=config.user_views,
             shift=config.shift,
             dropout=config.dropout,
-            micro_batch=config.micro_batch,
-            pack=config.pack,
             device=device,
         )
-
+        vocabulary = model.config.layout.vocabulary
+        self.batcher = Batcher(vocabulary, config.micro_batch, config.pack, device)
         size = config.loop.batch_size
         if size % config.micro_batch:
             raise ValueError(
@@ -115,7 +115,8 @@ class ModelStage:
                 self.config.loop.batch_size * POOL,
                 self.seed,
             )
-            self._pool = (pool, self.conversations.batches(samples, rng))
+            encoded = self.conversations.encode(samples, rng)
+            self._pool = (pool, self.batcher.deal(encoded, POOL))
         return self._pool[1][place]
 
     def loss(self, part: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:

@@ -1,0 +1,134 @@
+"""Encoded samples -> micro-batches of ids, views and labels; samples may share a row.
+
+The samples of several steps are sorted by length and cut into micro-batches, which are dealt to the
+steps in turn: every step holds short and long ones, with little padding. Knows nothing of words,
+pictures or where samples come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from unified.modeling import IGNORE
+from unified.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as the model reads it.
+
+    Attributes:
+        ids, loss: (S,) the ids, and for each whether it is learnt (as the *next* token).
+        views: (N, C, H, W) in [-1, 1], the pictures of its views in reading order; None without.
+    """
+
+    ids: list[int]
+    loss: list[bool]
+    views: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids, labels: (B, S); views: (N, C, H, W) in reading order; positions: (B, S) where rows are
+    packed, each sample's from 0."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    views: torch.Tensor | None
+    texts: int  # text targets in the whole step
+    codes: int  # code targets in the whole step
+    positions: torch.Tensor | None = None
+
+
+def packed(lengths: list[int], room: int) -> list[list[int]]:
+    """Indices of samples that share a row of `room` tokens: first fit, longest first.
+
+    Raises:
+        ValueError: a sample is longer than a row.
+    """
+    rows: list[list[int]] = []
+    left: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda k: (-lengths[k], k)):
+        length = lengths[index]
+        if length > room:
+            raise ValueError(f"a sample of {length} tokens does not fit a row of {room} (pack)")
+        row = next((k for k, rest in enumerate(left) if rest >= length), None)
+        if row is None:
+            rows.append([])
+            left.append(room)
+            row = len(rows) - 1
+        rows[row].append(index)
+        left[row] -= length
+    return rows
+
+
+class Batcher:
+    """Cuts samples into micro-batches.
+
+    Args:
+        rows: of a micro-batch.
+        pack: tokens of a row that several samples share; None for a row each.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, rows: int, pack: int | None, device: str):
+        self.vocabulary, self.rows, self.pack, self.device = vocabulary, rows, pack, device
+
+    def deal(self, samples: list[Encoded], steps: int) -> list[list[Batch]]:
+        """The samples of `steps` steps -> the micro-batches of each.
+
+        Raises:
+            ValueError: too few samples for so many steps, or one that is longer than a row.
+        """
+        samples = sorted(samples, key=len)
+        shared = packed([len(s) for s in samples], self.pack) if self.pack else None
+        lines = [[samples[k] for k in row] for row in shared] if shared else [[s] for s in samples]
+        parts = [lines[i : i + self.rows] for i in range(0, len(lines), self.rows)]
+        if len(parts) < steps:
+            raise ValueError(
+                f"{len(samples)} samples of {steps} steps make {len(parts)} micro-batches of "
+                f"{self.rows} rows; lower micro_batch or pack, or raise batch_size"
+            )
+        return [self._step(parts[k::steps]) for k in range(steps)]
+
+    def _step(self, parts: list[list[list[Encoded]]]) -> list[Batch]:
+        start = self.vocabulary.image_start
+        targets = [
+            token >= start
+            for lines in parts
+            for line in lines
+            for sample in line
+            for token, loss in zip(sample.ids, sample.loss, strict=True)
+            if loss
+        ]
+        codes = sum(targets)
+        return [self._pad(lines, len(targets) - codes, codes) for lines in parts]
+
+    def _pad(self, lines: list[list[Encoded]], texts: int, codes: int) -> Batch:
+        length = max(sum(map(len, line)) for line in lines)
+        ids = torch.full((len(lines), length), self.vocabulary.control("pad"))
+        labels = torch.full((len(lines), length), IGNORE)
+        positions = torch.zeros((len(lines), length), dtype=torch.int64)
+        for k, line in enumerate(lines):
+            start = 0
+            for sample in line:
+                end = start + len(sample)
+                tokens = torch.tensor(sample.ids)
+                mask = torch.tensor(sample.loss[1:])
+                ids[k, start:end] = tokens
+                labels[k, start : end - 1] = tokens[1:].masked_fill(~mask, IGNORE)  # the next one
+                positions[k, start:end] = torch.arange(len(sample))
+                start = end
+        views = [s.views for line in lines for s in line if s.views is not None]
+        return Batch(
+            ids.to(self.device),
+            labels.to(self.device),
+            torch.cat(views).to(self.device) if views else None,
+            texts,
+            codes,
+            positions.to(self.device) if self.pack else None,
+        )
