@@ -201,6 +201,7 @@ def _settings(run: _Run, limit: int | None) -> dict[str, Any]:
         "prompts": run.fingerprint.hexdigest()[:12],
         "model": str(getattr(run.model, "source", "")),
         "revision": str(getattr(run.model, "revision", "")),
+        "adapter": str(getattr(run.model, "adapter_revision", "")),
         "toolkit": unified.__version__,
         "device": str(device) if device is not None else None,
         "dtype": str(dtype).removeprefix("torch.") if dtype is not None else None,

@@ -106,9 +106,10 @@ class Batcher:
             if loss
         ]
         codes = sum(targets)
-        return [self._pad(lines, len(targets) - codes, codes) for lines in parts]
+        return [self.pad(lines, len(targets) - codes, codes) for lines in parts]
 
-    def _pad(self, lines: list[list[Encoded]], texts: int, codes: int) -> Batch:
+    def pad(self, lines: list[list[Encoded]], texts: int, codes: int) -> Batch:
+        """Rows, each of samples that share it, as a micro-batch of a step with so many targets."""
         length = max(sum(map(len, line)) for line in lines)
         ids = torch.full((len(lines), length), self.vocabulary.control("pad"))
         labels = torch.full((len(lines), length), IGNORE)

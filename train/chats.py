@@ -45,6 +45,18 @@ def any_bare(found: list[Any]) -> bool:
     return any(bare(part) for content in found if isinstance(content, list) for part in content)
 
 
+def shared(one: list[Turn], two: list[Turn]) -> int:
+    """How many turns two conversations begin with alike."""
+    same = [a == b for a, b in zip(one, two, strict=False)]
+    return same.index(False) if False in same else len(same)
+
+
+def prompt_length(turns: list[Turn]) -> int:
+    """Turns up to the last that is not the assistant's."""
+    others = [k for k, turn in enumerate(turns) if turn.role != "assistant"]
+    return others[-1] + 1 if others else 0
+
+
 @register
 class Canonical(Reader):
     """{"messages": [{"role", "content": text | parts with their media}], "rejected"}"""
@@ -150,14 +162,14 @@ class Trl(Reader):
             both = (("chosen", chosen), ("rejected", rejected))
             replies = [self._turns(value, column, "assistant") for column, value in both]
         elif isinstance(chosen, str) and isinstance(rejected, str):
-            shared = os.path.commonprefix([chosen, rejected]).rpartition(" ")[0]
-            prompt = [Turn("user", shared)] if shared else []
-            replies = [[Turn("assistant", text[len(shared) :])] for text in (chosen, rejected)]
+            asked = os.path.commonprefix([chosen, rejected]).rpartition(" ")[0]
+            prompt = [Turn("user", asked)] if asked else []
+            replies = [[Turn("assistant", text[len(asked) :])] for text in (chosen, rejected)]
         else:
             whole = [turns_of(chosen, "chosen"), turns_of(rejected, "rejected")]
-            same = os.path.commonprefix(whole)
-            prompt, replies = list(same), [turns[len(same) :] for turns in whole]
-        return preference(sample, prompt, *replies, marks=False)
+            same = shared(*whole)
+            prompt, replies = whole[0][:same], [turns[same:] for turns in whole]
+        return preference(sample, prompt, replies[0], replies[1], marks=False)
 
 
 @register
@@ -174,24 +186,23 @@ class Swift(Reader):
 
     def records(self, sample: Sample) -> list[Record]:
         turns = turns_of(sample.need("messages"), "messages")
-        if sample.get("system") and turns and turns[0].role != "system":
-            turns.insert(0, Turn("system", sample.need("system", str)))
         worse = self._rejected(sample, turns)
+        system: list[Turn] = []
+        if sample.get("system") and turns and turns[0].role != "system":
+            system = [Turn("system", sample.need("system", str))]
         if worse is None:
-            return conversation(sample, turns)
-        last = max((k for k, turn in enumerate(turns) if turn.role != "assistant"), default=-1)
-        return preference(sample, turns[: last + 1], turns[last + 1 :], worse)
+            return conversation(sample, system + turns)
+        asked = prompt_length(turns)
+        return preference(sample, system + turns[:asked], turns[asked:], worse)
 
     def _rejected(self, sample: Sample, turns: list[Turn]) -> list[Turn] | None:
         if sample.get("rejected_response") is not None:
             return [Turn("assistant", sample.need("rejected_response", str))]
         if sample.get("rejected_messages") is not None:
             worse = turns_of(sample.need("rejected_messages"), "rejected_messages")
-            same = os.path.commonprefix([turns, worse])
-            return worse[len(same) :]
+            return worse[shared(turns, worse) :]
         if sample.get("rejected_images") is not None:  # the same words about other pictures
-            last = max((k for k, turn in enumerate(turns) if turn.role != "assistant"), default=-1)
-            return turns[last + 1 :]
+            return turns[prompt_length(turns) :]
         return None
 
 

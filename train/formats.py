@@ -196,7 +196,7 @@ class Binder:
                 raise DataError(f"message {k}: {error}") from None
         if spare:
             return out
-        front = []
+        front: list[Part] = []
         for kind, files in self.left.items():
             if files and self.taken[kind]:
                 count = self.taken[kind]

@@ -5,11 +5,17 @@ Every file is opened and every text is tokenized; codes are not computed, for th
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from unified.sequence import Layout
 from unified.train.formats import MARK
 from unified.train.readers import Records
 from unified.train.records import DataError, Record
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
 
 BINS = 8
 NAMED = 20  # problems of a kind that are printed
+TOKENS = ("text", "image", "view", "control")
 WIDTH = 30  # letters of a histogram's longest bar
 
 
@@ -69,16 +76,22 @@ class Report:
         """(from, to, how many): conversations by their number of ids, `to` left out."""
         if not self.lengths:
             return []
-        step = max(1, -(-(max(self.lengths) + 1) // BINS))
-        counts = Counter(length // step for length in self.lengths)
-        return [(k * step, (k + 1) * step, counts[k]) for k in range(max(counts) + 1)]
+        low = min(self.lengths)
+        step = -(-(max(self.lengths) + 1 - low) // BINS)
+        counts = Counter((length - low) // step for length in self.lengths)
+        return [(low + k * step, low + (k + 1) * step, counts[k]) for k in range(max(counts) + 1)]
 
     def row(self) -> dict[str, Any]:
         """For programs: everything; lengths as their histogram."""
-        row = asdict(self)
-        del row["lengths"]
+        names = [field.name for field in fields(self) if field.name != "lengths"]
+        row = {name: _plain(getattr(self, name)) for name in names}
         bins = [{"from": a, "to": b, "records": n} for a, b, n in self.histogram()]
-        return {**row, "well": self.well, "histogram": bins, "longest": max(self.lengths, default=0)}
+        return {
+            **row,
+            "well": self.well,
+            "histogram": bins,
+            "longest": max(self.lengths, default=0),
+        }
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -110,6 +123,12 @@ class Report:
             yield f"{self.unbound} texts spell <image> or the like without a file: they stay text"
         if self.well:
             yield "all records can be learnt from"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [asdict(problem) for problem in value]
+    return dict(value) if isinstance(value, Counter) else value
 
 
 def _counted(counts: Counter[str]) -> str:
@@ -169,9 +188,7 @@ def fault(record: Record, conversations: list[Encoded], encoder: Encoder) -> tup
     return None
 
 
-def _count(
-    report: Report, record: Record, conversations: list[Encoded], encoder: Encoder
-) -> None:
+def _count(report: Report, record: Record, conversations: list[Encoded], encoder: Encoder) -> None:
     report.preferences += record.rejected is not None
     report.messages.update(m.role for m in record.messages + (record.rejected or ()))
     for part in record.parts():
@@ -179,21 +196,22 @@ def _count(
         report.unbound += bool(MARK.search(part.text))
     for encoded in conversations:
         report.lengths.append(len(encoded))
-        for token, loss in zip(encoded.ids, encoded.loss, strict=True):
-            kind = _kind(token, encoder)
-            report.tokens[kind] += 1
-            report.learnt[kind] += loss
-    found = fault(record, conversations, encoder)
-    if found is not None:
-        getattr(report, found[0]).append(Problem(record.id, found[1]))
-    report.learnt += Counter()  # without zeros
+        kinds = _kinds(encoder.layout)[encoded.ids]
+        for counts, held in ((report.tokens, kinds), (report.learnt, kinds[encoded.loss])):
+            found = np.bincount(held, minlength=len(TOKENS)).tolist()
+            counts.update({kind: n for kind, n in zip(TOKENS, found, strict=True) if n})
+    wrong = fault(record, conversations, encoder)
+    if wrong is not None:
+        getattr(report, wrong[0]).append(Problem(record.id, wrong[1]))
 
 
-def _kind(token: int, encoder: Encoder) -> str:
-    vocabulary = encoder.layout.vocabulary
-    if token == vocabulary.control("slot"):
-        return "view"
-    return vocabulary.kind(token)
+@lru_cache(maxsize=4)
+def _kinds(layout: Layout) -> np.ndarray:
+    """For every id, which of TOKENS it is."""
+    vocabulary = layout.vocabulary
+    kinds = [TOKENS.index(vocabulary.kind(token)) for token in range(len(vocabulary))]
+    kinds[vocabulary.control("slot")] = TOKENS.index("view")
+    return np.array(kinds, np.int64)
 
 
 # --- as the model sees it ------------------------------------------------------------------------
@@ -201,52 +219,45 @@ def _kind(token: int, encoder: Encoder) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens of one kind that follow each other, in words, and whether they are learnt."""
+    """Tokens of one kind that follow each other, as they are shown, and whether they are learnt."""
 
-    text: str
+    shown: str
     loss: bool
 
 
 def render(encoded: Encoded, encoder: Encoder) -> list[list[Run]]:
-    """What the model reads, a line for each turn: words, <control> tokens, counted codes."""
+    """What the model reads, a line for each turn: "words" in quotes, <control> tokens by their
+    names, codes and slots counted."""
+    kinds = _kinds(encoder.layout)[encoded.ids].tolist()
+    end = encoder.layout.vocabulary.control("end")
     lines: list[list[Run]] = [[]]
-    ids, loss = encoded.ids, encoded.loss
-    start = 0
-    while start < len(ids):
-        kind = _kind(ids[start], encoder)
-        stop = start + 1
-        while (
-            stop < len(ids)
-            and kind != "control"
-            and loss[stop] == loss[start]
-            and _kind(ids[stop], encoder) == kind
-        ):
-            stop += 1
-        lines[-1].append(Run(_words(ids[start:stop], kind, encoder), loss[start]))
-        if kind == "control" and encoder.layout.vocabulary.control("end") == ids[start]:
+    tokens = zip(encoded.ids, kinds, encoded.loss, range(len(kinds)), strict=True)
+    control = TOKENS.index("control")
+    for (kind, loss, _), run in groupby(
+        tokens, lambda t: (t[1], t[2], t[3] if t[1] == control else -1)
+    ):
+        ids = [token for token, *_ in run]
+        lines[-1].append(Run(_shown(ids, TOKENS[kind], encoder), loss))
+        if ids == [end]:
             lines.append([])
-        start = stop
     return [line for line in lines if line]
 
 
-def _words(ids: list[int], kind: str, encoder: Encoder) -> str:
-    vocabulary = encoder.layout.vocabulary
+def _shown(ids: list[int], kind: str, encoder: Encoder) -> str:
     match kind:
         case "text":
-            return str(encoder.processor.tokenizer.text(ids))
+            return json.dumps(encoder.processor.tokenizer.text(ids), ensure_ascii=False)
         case "image":
             return f"{len(ids)} codes"
         case "view":
             return f"{len(ids)} slots"
-    return vocabulary.name(ids[0])
+    return encoder.layout.vocabulary.name(ids[0])
 
 
 def plain(line: list[Run]) -> str:
-    """A line where what is learnt stands in [ ]."""
-    out, learning = "", False
-    for run in line:
-        if run.loss != learning:
-            out += "[" if run.loss else "]"
-            learning = run.loss
-        out += run.text if run.text.startswith((" ", "<")) or out.endswith("[") else f" {run.text}"
-    return (out + ("]" if learning else "")).strip()
+    """A line of `render` where what is learnt stands in [ ]."""
+    words = []
+    for loss, runs in groupby(line, lambda run: run.loss):
+        text = " ".join(run.shown for run in runs)
+        words.append(f"[{text}]" if loss else text)
+    return " ".join(words)

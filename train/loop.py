@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
@@ -199,7 +200,8 @@ def fit(
         root = folder / "checkpoints"
         first = _resume(stage.model, steppers, root)
         journal = held.enter_context(_Journal(folder, first, crew.leads))
-        bar = held.enter_context(Progress(*COLUMNS, disable=not (progress and crew.leads)))
+        quiet = not (progress and crew.leads)
+        bar = held.enter_context(Progress(*COLUMNS, console=Console(stderr=True), disable=quiet))
         task = bar.add_task(name, total=config.steps, completed=first)
         bad, skipped, seen, clock = 0, 0, 0, time.perf_counter()
         for step, batch in _batches(stage, first, config.steps, device):
@@ -340,8 +342,14 @@ def _step_of(line: str) -> float:
         return math.inf  # a line cut off by the kill
 
 
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All of a model that training changes: no frozen parameter."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
 def _save(model: nn.Module, steppers: list[torch.optim.Optimizer], root: Path, step: int) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors = {f"model.{k}": v for k, v in _state(model).items()}
     for number, stepper in enumerate(steppers):
         for index, entry in stepper.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{index}.{k}": v for k, v in entry.items()}
@@ -356,7 +364,14 @@ def _resume(model: nn.Module, steppers: list[torch.optim.Optimizer], root: Path)
     if folder is None:
         return 0
     tensors, state = checkpoint.load(folder)
-    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    state_of_model = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
+    differing = state_of_model.keys() ^ _state(model).keys()
+    if differing:
+        raise ValueError(
+            f"{folder}: trains another set of weights than this run ({min(differing)}); give this "
+            "one another folder (--out)"
+        )
+    model.load_state_dict(state_of_model, strict=False)
     moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in steppers]
     for key, value in tensors.items():
         if key.startswith("optimizer."):

@@ -46,10 +46,10 @@ class StageConfig(BaseModel):
     mix: dict[str, float]  # weight of each toybox task
     first_sample: int = 0  # of every task: a later stage goes on where an earlier one stopped
     micro_batch: int = 16  # rows that are computed at once
-    pack: int | None = Field(None, ge=16)  # tokens of a row that several samples share
+    pack: int | None = Field(default=None, ge=16)  # tokens of a row that several samples share
     text_weight: float = 3.0  # of a text target, beside a picture code
     dropout: float = 0.1  # share of drawings without their condition
-    user_views: float = Field(0.6, ge=0, le=1)
+    user_views: float = Field(default=0.6, ge=0, le=1)
     shift: int = 3
 
 
@@ -120,16 +120,21 @@ class ModelStage:
         return self._pool[1][place]
 
     def loss(self, part: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        text, image = self.model.target_losses(
-            part.ids, part.views, part.labels, positions=part.positions
-        )
-        weight = self.config.text_weight
-        whole = weight * part.texts + part.codes
-        loss = (weight * text.sum() + image.sum()) / whole
-        return loss, {
-            "text_loss": text.sum().item() / max(1, part.texts),
-            "image_loss": image.sum().item() / max(1, part.codes),
-        }
+        return next_token_loss(self.model, part, self.config.text_weight)
+
+
+def next_token_loss(
+    model: UnifiedForConditionalGeneration, part: Batch, text_weight: float
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """A micro-batch's share of the step's mean over all targets, a text's weighing `text_weight`
+    times a code's; and its shares of the means of each kind."""
+    text, image = model.target_losses(part.ids, part.views, part.labels, positions=part.positions)
+    whole = text_weight * part.texts + part.codes
+    loss = (text_weight * text.sum() + image.sum()) / whole
+    return loss, {
+        "text_loss": text.sum().item() / max(1, part.texts),
+        "image_loss": image.sum().item() / max(1, part.codes),
+    }
 
 
 def train_stage(

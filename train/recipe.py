@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from unified.train.distributed import own_device, team
 from unified.train.model import ModelConfig, StageConfig
+from unified.train.settings import checked, merge, pair, put, read_yaml
 from unified.train.tokenizer import TokenizerConfig
 from unified.train.vision import VisionConfig
 
@@ -78,63 +79,18 @@ def read(name: str, overrides: list[str] | None = None) -> Recipe:
         path = Path(name)
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
             raise ValueError(f"unknown recipe {name!r}; one of {', '.join(recipes())}, or a .yaml")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: a recipe is a mapping of keys to values")
+    values = read_yaml(path)
     scales = values.pop("scales", {})
-    pairs = [_pair(text) for text in overrides or []]
+    pairs = [pair(text) for text in overrides or []]
     for scale in [value for key, value in pairs if key == "scale"]:
         if scale not in scales:
             known = ", ".join(scales) or "none here"
             raise ValueError(f"unknown scale {scale!r}; one of {known}")
-        _merge(values, scales[scale])
+        merge(values, scales[scale])
     for key, value in pairs:
         if key != "scale":
-            _set(values, key, value)
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(_plain(error)) from None
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ValueError(f"--set takes key=value, not {text!r}")
-    return key.strip(), yaml.safe_load(value)
-
-
-def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
-    for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(values.get(key), dict):
-            _merge(values[key], value)
-        else:
-            values[key] = value
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    for name in path:
-        values = values.setdefault(name, {})
-        if not isinstance(values, dict):
-            raise ValueError(f"{key}: {name} is a value and has no keys below it")
-    values[last] = value
-
-
-def _plain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = [str(step) for step in first["loc"]]
-    if first["type"] == "extra_forbidden":
-        model: Any = Recipe
-        for step in where[:-1]:
-            kinds = get_args(model.model_fields[step].annotation)  # of an optional section
-            model = kinds[0] if kinds else model.model_fields[step].annotation
-        known = ", ".join(model.model_fields)
-        return f"unknown key {'.'.join(where)!r}; one of {known}"
-    return f"{'.'.join(where)}: {first['msg']}"
+            put(values, key, value)
+    return checked(Recipe, values)
 
 
 def run(

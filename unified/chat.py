@@ -32,6 +32,7 @@ COMMANDS = {
     "/image": ("PATH [question]", "show it a picture, with the next message or this question"),
     "/save": ("PATH", "the last picture where PATH ends in .png, else the transcript"),
     "/seed": ("N", "chance of the next reply: another number, another picture"),
+    "/adapter": ("NAME", "switch to a LoRA adapter (--adapter), or to none"),
     "/new": ("", "start afresh; the conversation so far stays saved"),
     "/help": ("", "this list"),
     "/quit": ("", "leave; so does Ctrl-D"),
@@ -150,6 +151,9 @@ class Chat:
                     raise ValueError(f"/seed takes a whole number, not {rest!r}: /seed 7")
                 self.seed = int(rest)
                 self.display.note(f"seed of the next reply: {self.seed}")
+            case "/adapter":
+                self.model.use(None if rest == "none" else rest)
+                self.display.note(f"adapter: {self.model.adapter or 'none'}")
             case "/new":
                 self.save()
                 self.messages, self.attached, self.file = [], [], None
@@ -341,7 +345,9 @@ def facts(model: Any, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """How a picture came about, for its metadata: seed, settings, model, software."""
     from unified import __version__
 
-    name = " ".join(filter(None, (str(model.source), str(model.revision))))
+    adapter = getattr(model, "adapter", None)
+    used = f"+ {adapter}" if adapter else ""
+    name = " ".join(filter(None, (str(model.source), str(model.revision), used)))
     return {"seed": seed, "settings": settings, "model": name, "software": f"unified {__version__}"}
 
 

@@ -36,6 +36,14 @@ Model = Annotated[
         "--model", metavar="SOURCE", help="Model directory; by default the shipped weights."
     ),
 ]
+Adapters = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER",
+        help="A LoRA adapter on the model; repeat it for several, the first is switched on.",
+    ),
+]
 Tokenizer = Annotated[
     str | None,
     typer.Option(

@@ -1,0 +1,332 @@
+"""Fine-tuning: an adapter in peft's format, saved, attached, switched, merged and refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import PeftModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from unified import cli
+from unified.adapters import CONFIG, WEIGHTS, AdapterError, linears
+from unified.handle import Unified, load
+from unified.media import picture
+from unified.toybox.scene import render, sample_scene
+from unified.train.finetune import check, finetune, prepare
+from unified.train.mixture import Epochs, Mixture
+from unified.train.prefer import log_probabilities
+from unified.train.readers import read
+from unified.train.records import DataError
+from unified.train.tuning import TuningConfig, read_config
+
+FAST = ["loop.steps=4", "loop.batch_size=4", "micro_batch=2", "loop.save_every=2",
+        "loop.log_every=1"]  # fmt: skip
+
+
+# --- order -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20)
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(1, 5), min_size=1),
+    st.integers(0, 10**6),
+)
+def test_no_sample_is_lost_or_repeated(weights: dict[str, int], seed: int) -> None:
+    mixture, length = Mixture(weights, seed), sum(weights.values())
+    picked = [mixture.pick(number) for number in range(40 * length)]
+    for name, weight in weights.items():
+        assert [own for source, own in picked if source == name] == list(range(40 * weight))
+    assert picked[7 * length + 1] == Mixture(weights, seed).pick(7 * length + 1)
+
+
+def test_a_million_samples_each_once() -> None:
+    epochs = Epochs(250_000, 0)
+    drawn = np.array([epochs.index(number) for number in range(1_000_000)])
+    for epoch in range(4):
+        own = drawn[drawn[:, 0] == epoch, 1]
+        assert np.array_equal(np.sort(own), np.arange(250_000))
+    assert not np.array_equal(drawn[:250_000, 1], drawn[250_000:500_000, 1])
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+def pictures(folder: Path, count: int = 6) -> Path:
+    """A folder of pictures with captions beside them."""
+    import random
+
+    folder.mkdir()
+    for k in range(count):
+        scene = sample_scene(random.Random(k))
+        Image.fromarray(render(scene)).save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text(f"a picture of number {k}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("data") / "cats")
+
+
+def tuned(source: Path, data: Path, out: Path, *overrides: str, **lora: Any) -> Path:
+    config = read_config(None, [*FAST, *overrides])
+    stage = prepare(load(source, device="cpu"), read(str(data)), config)
+    return finetune(stage, out, progress=False)
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tuned(tiny_run / "model", data, tmp_path_factory.mktemp("run") / "first")
+
+
+def logits(handle: Unified) -> torch.Tensor:
+    ids = torch.randint(0, 300, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        hidden = handle.model(ids).hidden
+        return torch.cat([handle.model.text_head(hidden), handle.model.image_head(hidden)], -1)
+
+
+def test_an_adapter_is_attached_switched_and_merged(
+    tiny_run: Path, adapter: Path, tmp_path: Path
+) -> None:
+    source = tiny_run / "model"
+    plain = load(source, device="cpu")
+    base = logits(plain)
+    handle = load(source, device="cpu", adapters=[adapter])
+    assert handle.adapters == ("adapter",)
+    adapted = logits(handle)
+    assert not torch.allclose(adapted, base, atol=1e-5)
+    handle.use(None)
+    torch.testing.assert_close(logits(handle), base)
+    handle.use("adapter")
+    torch.testing.assert_close(logits(handle), adapted)
+    assert handle.generate("a cat", seed=1)[0].size == (64, 64)
+    # peft reads it by itself
+    torch.testing.assert_close(logits_of_peft(plain, adapter), adapted)
+    handle.merge()
+    torch.testing.assert_close(logits(handle), adapted, atol=1e-4, rtol=1e-4)
+    handle.save(tmp_path / "merged")
+    torch.testing.assert_close(logits(load(tmp_path / "merged", device="cpu")), logits(handle))
+
+
+def logits_of_peft(handle: Unified, adapter: Path) -> torch.Tensor:
+    PeftModel.from_pretrained(handle.model, str(adapter))
+    return logits(handle)
+
+
+def test_two_adapters_on_one_base(tiny_run: Path, adapter: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(adapter, tmp_path / "other")
+    weights = load_file(other / WEIGHTS)
+    save_file({name: value * 2 for name, value in weights.items()}, other / WEIGHTS)
+    handle = load(tiny_run / "model", device="cpu", adapters=[adapter, other])
+    assert handle.adapters == ("adapter", "other")
+    first = logits(handle)
+    handle.use("other")
+    assert not torch.allclose(logits(handle), first, atol=1e-5)
+    handle.use("adapter")
+    torch.testing.assert_close(logits(handle), first)
+    with pytest.raises(AdapterError, match="no adapter 'third' here; adapter, other"):
+        handle.use("third")
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    tiny_run: Path, data: Path, adapter: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    again = tuned(tiny_run / "model", data, out)
+    assert (again / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
+    shutil.rmtree(out / "checkpoints" / "step-4")
+    shutil.rmtree(again)
+    again = tuned(tiny_run / "model", data, out)
+    assert (again / WEIGHTS).read_bytes() == (adapter / WEIGHTS).read_bytes()
+    # the frozen base is not written over and over
+    assert (out / "checkpoints" / "step-4" / "state.safetensors").stat().st_size < sum(
+        file.stat().st_size for file in (tiny_run / "model").glob("*.safetensors")
+    )
+    with pytest.raises(ValueError, match="a run on another data stands there"):
+        tuned(tiny_run / "model", pictures(tmp_path / "dogs", 5), out)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["lora.dora=true"],
+        ["lora.rslora=true"],
+        ["lora.whole=[code_aligner]"],
+        ["lora=null"],
+        ["pack=200", "micro_batch=1"],
+        ["toybox={draw: 1, ask: 2}"],
+    ],
+)
+def test_every_way_to_tune_trains(
+    overrides: list[str], tiny_run: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tuned(tiny_run / "model", data, tmp_path / "run", "loop.steps=2", *overrides)
+    base = logits(load(tiny_run / "model", device="cpu"))
+    source = out if overrides == ["lora=null"] else tiny_run / "model"
+    attached = [] if overrides == ["lora=null"] else [out]
+    assert not torch.allclose(logits(load(source, device="cpu", adapters=attached)), base)
+
+
+def test_what_would_be_done_is_said_before_it_is(tiny: Unified, tiny_run: Path, data: Path) -> None:
+    config = read_config(None, ["epochs=2", "loop.batch_size=4", "micro_batch=2"])
+    stage = prepare(load(tiny_run / "model", device="cpu"), read(str(data)), config)
+    found = check(stage)
+    assert found["records"] == len(read(str(data))) and 0 < found["learnt"] < 1
+    assert found["steps"] == -(-2 * found["records"] // 4)
+    assert 0 < found["share"] < 0.5
+
+
+# --- preference --------------------------------------------------------------------------------
+
+
+def preferences(path: Path, folder: Path, count: int = 6) -> Path:
+    """Pairs: drawings of which another is worse, and answers."""
+    pictures(folder, count)
+    lines = []
+    for k in range(count):
+        better, worse = (
+            {"role": "assistant", "content": [{"type": "image", "path": f"{folder.name}/{j}.png"}]}
+            for j in (k, (k + 1) % count)
+        )
+        if k % 2:
+            better, worse = ({"role": "assistant", "content": word} for word in ("yes", "no"))
+        told = [{"role": "user", "content": f"number {k}"}, better]
+        lines.append({"messages": told, "rejected": [worse]})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_replys_probability_is_the_sum_over_its_tokens(tiny_run: Path, tmp_path: Path) -> None:
+    data = read(str(preferences(tmp_path / "pairs.jsonl", tmp_path / "pictures")))
+    config = read_config(None, ["loop.batch_size=3", "micro_batch=6"])
+    stage = prepare(load(tiny_run / "model", device="cpu"), data, config)
+    (part,) = stage.batch(0)
+    model = stage.handle.model.eval()
+    with torch.inference_mode():
+        sums = log_probabilities(model, part.batch)
+        for k, row in enumerate(sums):
+            seen = int((part.batch.ids[:k] == stage.handle.layout.vocabulary.control("view")).sum())
+            own = int((part.batch.ids[k] == stage.handle.layout.vocabulary.control("view")).sum())
+            views = part.batch.views[seen : seen + own] if own else None
+            alone = model.target_losses(
+                part.batch.ids[k : k + 1], views, part.batch.labels[k : k + 1]
+            )
+            torch.testing.assert_close(row, -sum(x.sum() for x in alone), atol=1e-3, rtol=1e-4)
+    loss, values = stage.loss(part, 0)  # the adapter changes nothing yet
+    assert loss.item() == pytest.approx(np.log(2), rel=1e-4) and values["margin"] == 0
+
+
+def test_what_is_preferred_becomes_more_likely(tiny_run: Path, tmp_path: Path) -> None:
+    data = preferences(tmp_path / "pairs.jsonl", tmp_path / "pictures")
+    overrides = ["loop.steps=12", "loop.learning_rate=0.01", "loop.batch_size=6"]
+    out = tuned(tiny_run / "model", data, tmp_path / "run", *overrides)
+    rows = map(json.loads, (out.parent / "log.jsonl").read_text().splitlines())
+    logged = [row for row in rows if "margin" in row]
+    assert logged[0]["margin"] == 0 < logged[-1]["margin"] and logged[-1]["preferred"] > 0.8
+    with pytest.raises(ValueError, match="by an adapter"):
+        tuned(tiny_run / "model", data, tmp_path / "whole", "lora=null")
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def changed(adapter: Path, target: Path, **values: Any) -> Path:
+    folder = shutil.copytree(adapter, target)
+    config = json.loads((folder / CONFIG).read_text()) | values
+    (folder / CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+def test_adapters_that_do_not_fit_are_refused(
+    tiny_run: Path, adapter: Path, tmp_path: Path
+) -> None:
+    source = tiny_run / "model"
+    bad = changed(adapter, tmp_path / "other-base", revision="0123456789ab")
+    with pytest.raises(AdapterError, match="made for weights 0123456789ab"):
+        load(source, device="cpu", adapters=[bad])
+    with pytest.raises(AdapterError, match="with another rank than it says"):
+        load(source, device="cpu", adapters=[changed(adapter, tmp_path / "rank", r=3)])
+    nan = changed(adapter, tmp_path / "nan")
+    weights = load_file(nan / WEIGHTS)
+    name = next(iter(weights))
+    weights[name][0, 0] = float("nan")
+    save_file(weights, nan / WEIGHTS)
+    with pytest.raises(AdapterError, match=f"{name} holds values that are not numbers"):
+        load(source, device="cpu", adapters=[nan])
+    with pytest.raises(AdapterError, match="not an adapter folder"):
+        load(source, device="cpu", adapters=[tmp_path])
+    (nan / WEIGHTS).unlink()
+    (nan / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(AdapterError, match="only safetensors are read"):
+        load(source, device="cpu", adapters=[nan])
+
+
+def test_data_and_settings_are_checked_before_any_weight(
+    tiny: Unified, tiny_run: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"unknown key 'lora.rnk'; one of rank, alpha"):
+        read_config(None, ["lora.rnk=3"])
+    with pytest.raises(ValueError, match="no task 'sing'; one of render"):
+        read_config(None, ["toybox={sing: 1}"])
+    with pytest.raises(ValueError, match="no linear map in a part 'tail'"):
+        linears(tiny.model, ["tail"])
+    lines = [{"messages": [{"role": "user", "content": "hello"}]}] * 3
+    silent = tmp_path / "silent.jsonl"
+    silent.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stage = prepare(load(tiny_run / "model", device="cpu"), read(str(silent)), TuningConfig())
+    with pytest.raises(DataError, match="nothing in the first 3 records is learnt"):
+        check(stage)
+    long = tmp_path / "long.jsonl"
+    told = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "word " * 600}]
+    long.write_text(json.dumps({"messages": told}) + "\n")
+    stage = prepare(load(tiny_run / "model", device="cpu"), read(str(long)), TuningConfig())
+    with pytest.raises(DataError, match="tokens; the model reads at most 512"):
+        check(stage)
+
+
+# --- the command line --------------------------------------------------------------------------
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = cli.run(list(arguments))
+    return (status, *capsys.readouterr())
+
+
+def test_tuned_used_and_merged_from_the_command_line(
+    tiny_run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    model = ["--model", str(tiny_run / "model")]
+    fast = [part for value in FAST for part in ("--set", value)]
+    status, out, told = said(capsys, "finetune", str(data), *model, *fast, "--dry-run")
+    assert status == 0 and "records of" in told and "M parameters are trained" in told
+    assert not (tmp_path / "runs").exists()
+    status, out, told = said(capsys, "finetune", str(data), *model, *fast, "-o", "cats")
+    assert status == 0 and out.strip() == "cats/adapter", told
+    adapter = ["--adapter", "cats/adapter"]
+    assert said(capsys, "generate", "a cat", "-o", "a.png", "--force", *model, *adapter)[0] == 0
+    assert "+ adapter" in picture.metadata(Path("a.png"))["model"]
+    assert said(capsys, "merge", "cats/adapter", "-o", "cats-model", *model)[0] == 0
+    assert said(capsys, "ask", "a.png", "What is it?", "--model", "cats-model")[0] == 0
+    for arguments, words in (
+        (["merge", "cats/adapter", "-o", "cats-model", *model], "there is something already"),
+        (["generate", "a cat", *model, "--adapter", "nowhere"], "not an adapter folder"),
+        (["generate", "a cat", "--adapter", "cats/adapter"], "made for weights"),
+        (["finetune", str(data), *model, "--set", "lora.rank=0"], "lora.rank"),
+        (["finetune", str(data), *model, "--set", "lora={"], "not readable as YAML"),
+        (["finetune", str(data), *model, "--config", "none.yaml"], "none.yaml: not readable"),
+        (["finetune", "nowhere", *model], "nowhere"),
+    ):
+        status, out, told = said(capsys, *arguments)
+        assert status == 2 and words in told and len(told.strip().splitlines()) == 1, told

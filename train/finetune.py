@@ -1,0 +1,136 @@
+"""Fine-tune a model on people's own data: LoRA on understanding and drawing together, or all of it.
+
+Records with a worse reply are learnt from by preference, others as they stand. What is written is
+an adapter folder in peft's format, or a whole model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from peft import PeftModel
+
+from unified import adapters
+from unified.handle import Unified
+from unified.train.loop import fit
+from unified.train.prefer import PreferenceStage
+from unified.train.readers import Records
+from unified.train.records import DataError
+from unified.train.settings import read_yaml
+from unified.train.supervised import SupervisedStage
+from unified.train.tuning import TuningConfig
+
+TuningStage = SupervisedStage | PreferenceStage
+
+
+def check(stage: TuningStage, most: int = 64) -> dict[str, float]:
+    """Look at the first records before any weight is touched.
+
+    Returns:
+        records, tokens (mean of a record), learnt (share of them), parameters (trained), share (of
+        all parameters), steps.
+
+    Raises:
+        DataError: no record carries loss, or one cannot be encoded.
+    """
+    looked = [stage.record(index) for index in range(min(most, len(stage.data)))]
+    learnt = sum(sum(encoded.loss[1:]) for encoded in looked)
+    if not learnt:
+        raise DataError(
+            f"{stage.data.path}: nothing in the first {len(looked)} records is learnt; the "
+            "assistant must say something, with loss not false"
+        )
+    tokens = sum(map(len, looked))
+    trained = sum(p.numel() for p in stage.model.parameters() if p.requires_grad)
+    whole = sum(p.numel() for p in stage.handle.model.parameters())
+    return {
+        "records": len(stage.data), "tokens": tokens / len(looked), "learnt": learnt / tokens,
+        "parameters": trained, "share": trained / whole, "steps": stage.config.loop.steps,
+    }  # fmt: skip
+
+
+def prepare(
+    handle: Unified, data: Records, config: TuningConfig, *, seed: int = 0, device: str = "cpu"
+) -> TuningStage:
+    """Settle the steps, and put an adapter on the model, in place.
+
+    Raises:
+        ValueError: no records, or settings that do not fit the model or the data.
+    """
+    if not len(data):
+        raise DataError(f"{data.path}: no records in it; there is nothing to learn from")
+    if config.epochs is not None:
+        each = len(data) * stage_share(config) / config.loop.batch_size
+        loop = config.loop.model_copy(update={"steps": math.ceil(config.epochs * each)})
+        config = config.model_copy(update={"loop": loop})
+    torch.manual_seed(seed)
+    model: torch.nn.Module = handle.model.to(device).requires_grad_(True)
+    if config.lora is not None:
+        lora = config.lora
+        model = adapters.create(
+            handle.model, lora.targets, lora.whole, handle.revision, r=lora.rank,
+            lora_alpha=lora.alpha, lora_dropout=lora.dropout, use_dora=lora.dora,
+            use_rslora=lora.rslora,
+        )  # fmt: skip
+    if data[0].rejected is None:
+        return SupervisedStage(handle, model, data, config, seed, device)
+    if not isinstance(model, PeftModel) or config.toybox:
+        raise ValueError("preference data are learnt by an adapter (lora), and alone (no toybox)")
+    return PreferenceStage(handle, model, data, config, seed, device)
+
+
+def finetune(stage: TuningStage, folder: Path, *, progress: bool = True) -> Path:
+    """Tune the model of a prepared stage; a stopped run goes on where it stands.
+
+    Returns:
+        The folder of the adapter (folder/adapter) or of the whole model (folder/model).
+    """
+    handle, config, data = stage.handle, stage.config, stage.data
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {**config.model_dump(), "data": data.path, "fingerprint": data.fingerprint,
+                "model": handle.source, "revision": handle.revision,
+                "seed": stage.seed}  # fmt: skip
+    _same(folder / "finetune.yaml", settings)
+    fit(stage, config.loop, folder, name="finetune", seed=stage.seed, device=stage.device,
+        progress=progress)  # fmt: skip
+    if config.lora is None:
+        handle.save(folder / "model")
+        return folder / "model"
+    assert isinstance(stage.model, PeftModel)
+    adapters.save(stage.model, folder / "adapter", handle.source)
+    return folder / "adapter"
+
+
+def _same(path: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a run, or see that a run that is gone on with had the same data and
+    model.
+
+    Raises:
+        ValueError: the folder holds a run on other data or another model.
+    """
+    if path.is_file():
+        before = read_yaml(path)
+        for key in ("fingerprint", "revision"):
+            if before.get(key) != settings[key]:
+                what = "data" if key == "fingerprint" else "model"
+                raise ValueError(f"{path.parent}: a run on another {what} stands there; name "
+                                 "another folder with --out")  # fmt: skip
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def stage_share(config: TuningConfig) -> float:
+    """Samples that are drawn for each of the data's."""
+    return (config.weight + sum(config.toybox.values())) / config.weight
+
+
+def described(values: dict[str, float]) -> Iterator[str]:
+    """What `check` found, in lines for people."""
+    yield f"{values['records']:.0f} records of {values['tokens']:.0f} tokens, of which " \
+          f"{values['learnt']:.0%} are learnt"  # fmt: skip
+    yield f"{values['parameters'] / 1e6:.2f}M parameters are trained, {values['share']:.1%} of " \
+          f"all, for {values['steps']:.0f} steps"  # fmt: skip

@@ -1,0 +1,105 @@
+"""Preference tuning: what is said or drawn better over what is worse (DPO).
+
+https://arxiv.org/abs/2305.18290, on text and picture codes alike: a reply's log-probability is the
+sum over its tokens of any kind. The reference is the model without its adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+
+from unified.handle import Unified
+from unified.modeling import UnifiedForConditionalGeneration
+from unified.train.batches import Batch, Batcher, Encoded
+from unified.train.encoding import Encoder
+from unified.train.mixture import Epochs
+from unified.train.readers import Records
+from unified.train.records import DataError
+from unified.train.tuning import TuningConfig
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A micro-batch of pairs: rows 0, 2, 4 ... are better than the rows after them."""
+
+    batch: Batch
+    whole: int  # pairs in the whole step
+
+
+def log_probabilities(model: UnifiedForConditionalGeneration, batch: Batch) -> torch.Tensor:
+    """Of what is learnt in each row, summed: (B,)."""
+    text, image = model.target_losses(batch.ids, batch.views, batch.labels)
+    start = model.config.vocabulary.image_start
+    is_code = batch.labels >= start
+    is_text = (batch.labels >= 0) & ~is_code
+    sums = text.new_zeros(len(batch.ids))
+    for losses, places in ((text, is_text), (image, is_code)):
+        sums = sums.index_add(0, places.nonzero()[:, 0], -losses)
+    return sums
+
+
+class PreferenceStage:
+    """-log sigmoid(beta (change of the better - change of the worse)), where a change is that of
+    the log-probability from the reference; and a little of the better one's own loss."""
+
+    def __init__(
+        self, handle: Unified, model: PeftModel, data: Records, config: TuningConfig, seed: int,
+        device: str,
+    ):  # fmt: skip
+        self.handle, self.model, self.data, self.config = handle, model, data, config
+        self.seed, self.device, self.encoder = seed, device, Encoder(handle)
+        self.epochs = Epochs(len(data), seed)
+        self.rows = max(2, config.micro_batch // 2 * 2)
+        self.batcher = Batcher(handle.layout.vocabulary, self.rows, None, device)
+        self._cache: dict[int, tuple[Encoded, Encoded]] = {}
+
+    def pair(self, index: int) -> tuple[Encoded, Encoded]:
+        """A record's better and worse conversation.
+
+        Raises:
+            DataError: it has no worse one, or one that is longer than the model's context.
+        """
+        if index not in self._cache:
+            record = self.data[index]
+            if record.rejected is None:
+                raise DataError(f"{record.source}: no rejected reply, and other records have one")
+            pair = self.encoder.encode(record), self.encoder.encode_rejected(record)
+            if max(map(len, pair)) > self.encoder.context:
+                raise DataError(
+                    f"{record.source}: {max(map(len, pair))} tokens; the model reads at most "
+                    f"{self.encoder.context}. Shorten it or leave it out"
+                )
+            self._cache[index] = pair
+        return self._cache[index]
+
+    def record(self, index: int) -> Encoded:
+        return self.pair(index)[0]
+
+    def batch(self, step: int) -> list[Pairs]:
+        size = self.config.loop.batch_size
+        numbers = range(step * size, (step + 1) * size)
+        pairs = [self.pair(self.epochs.index(number)[1]) for number in numbers]
+        pairs.sort(key=lambda pair: max(map(len, pair)))
+        half = self.rows // 2
+        cut = [pairs[first : first + half] for first in range(0, size, half)]
+        return [Pairs(self.batcher.pad([[row] for pair in part for row in pair], 0, 0), size)
+                for part in cut]  # fmt: skip
+
+    def loss(self, part: Pairs, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        model, config = self.handle.model, self.config
+        now = log_probabilities(model, part.batch)
+        with torch.no_grad(), self.model.disable_adapter():
+            before = log_probabilities(model, part.batch)
+        better, worse = (now - before).view(-1, 2).unbind(1)
+        margin = config.beta * (better - worse)
+        learnt = (part.batch.labels[0::2] >= 0).sum(1)
+        anchor = (-now[0::2] / learnt).sum()
+        loss = (-F.logsigmoid(margin).sum() + config.anchor * anchor) / part.whole
+        return loss, {
+            "preferred": float((margin > 0).sum()) / part.whole,
+            "margin": float(margin.detach().sum()) / part.whole,
+        }

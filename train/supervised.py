@@ -1,0 +1,92 @@
+"""Learning from replies as they stand: records, and toybox conversations beside them, as batches.
+
+Everything is a pure function of (seed, step).
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from unified.handle import Unified
+from unified.sequence import Picture, Turn
+from unified.toybox.samples import sample
+from unified.train.batches import Batch, Batcher, Encoded
+from unified.train.conversations import POOL, Conversations
+from unified.train.encoding import Encoder
+from unified.train.mixture import Epochs, Mixture
+from unified.train.model import next_token_loss
+from unified.train.readers import Records
+from unified.train.records import DataError
+from unified.train.tuning import TuningConfig
+
+CACHED = 4096  # records that are encoded once and kept
+
+
+class SupervisedStage:
+    """Next-token loss over records, and over toybox conversations beside them."""
+
+    def __init__(
+        self, handle: Unified, model: torch.nn.Module, data: Records, config: TuningConfig,
+        seed: int, device: str,
+    ):  # fmt: skip
+        self.handle, self.model, self.data, self.config = handle, model, data, config
+        self.seed, self.device, self.encoder = seed, device, Encoder(handle)
+        self.mixture = Mixture({"data": config.weight, **config.toybox}, seed)
+        self.epochs = Epochs(len(data), seed)
+        self.toybox = Conversations(
+            handle.layout, handle.processor.tokenizer, handle.codec, device=device
+        )
+        self.batcher = Batcher(handle.layout.vocabulary, config.micro_batch, config.pack, device)
+        self._cache: dict[int, Encoded] = {}
+        self._pool: tuple[int, list[list[Batch]]] = (-1, [])
+
+    def batch(self, step: int) -> list[Batch]:
+        pool, place = divmod(step, POOL)
+        if self._pool[0] != pool:
+            size = self.config.loop.batch_size * POOL
+            numbers = range(pool * size, (pool + 1) * size)
+            self._pool = pool, self.batcher.deal([self._sample(n) for n in numbers], POOL)
+        return self._pool[1][place]
+
+    def loss(self, part: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return next_token_loss(self.handle.model, part, self.config.text_weight)
+
+    def _sample(self, number: int) -> Encoded:
+        name, own = self.mixture.pick(number)
+        rng = random.Random(f"{self.seed}/sample/{number}")
+        if name != "data":
+            return self.toybox.encode([sample(name, self.seed, own)], rng)[0]
+        encoded = self.record(self.epochs.index(own)[1])
+        return self._unconditional(encoded) if rng.random() < self.config.dropout else encoded
+
+    def record(self, index: int) -> Encoded:
+        """A record as the model reads it.
+
+        Raises:
+            DataError: it is longer than the model's context, or its media cannot be read.
+        """
+        if index not in self._cache:
+            encoded = self.encoder.encode(self.data[index])
+            if len(encoded) > self.encoder.context:
+                raise DataError(
+                    f"{self.data[index].source}: {len(encoded)} tokens; the model reads at most "
+                    f"{self.encoder.context}. Shorten it or leave it out"
+                )
+            if len(self._cache) < CACHED:
+                self._cache[index] = encoded
+            return encoded
+        return self._cache[index]
+
+    def _unconditional(self, encoded: Encoded) -> Encoded:
+        """The first picture that is learnt, alone; the sample as it is where there is none."""
+        layout = self.handle.layout
+        start, length = layout.vocabulary.image_start, layout.image_length
+        for place, (token, loss) in enumerate(zip(encoded.ids, encoded.loss, strict=True)):
+            if loss and token >= start:
+                codes = tuple(token - start for token in encoded.ids[place : place + length])
+                turns = [Turn("assistant", (Picture(codes, view=False),))]
+                sequence = layout.flatten(turns)
+                return Encoded(sequence.ids, sequence.loss, None)
+        return encoded
