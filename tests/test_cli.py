@@ -30,7 +30,8 @@ from unified.toybox.scene import render, sample_scene
 VERBS = [
     ["chat"], ["generate"], ["ask"], ["train"], ["doctor"], ["tokenizer"], ["tokenizer", "train"],
     ["tokenizer", "eval"], ["tokenizer", "encode"], ["tokenizer", "decode"], ["eval"],
-    ["eval", "toybox"],
+    ["eval", "toybox"], ["data"], ["data", "check"], ["data", "tokenize"],
+    ["finetune"], ["merge"], ["bench"], ["bench", "train"], ["convert"],
 ]  # fmt: skip
 
 
@@ -114,7 +115,7 @@ class Model:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Model:
     model = Model()
-    monkeypatch.setattr(handle, "load", lambda source=None, device=None: model)
+    monkeypatch.setattr(handle, "load", lambda source=None, device=None, **_: model)
     monkeypatch.delenv("UNIFIED_DEBUG", raising=False)
     monkeypatch.chdir(tmp_path)
     return model
@@ -176,8 +177,8 @@ def test_schedules_are_the_sampling_module_s() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["paint"], "No such command 'paint'; one of chat, generate, ask, train"),
-        (["eval", "imagenet"], "No such command 'imagenet'; one of toybox"),
+        (["paint"], "No such command 'paint'; one of chat, generate, ask, finetune"),
+        (["eval", "imagenet"], "No such command 'imagenet'; one of "),
         (["generate", "x", "--size", "3"], "No such option: --size; one of --out, --n, --seed"),
         (["--size"], "No such option: --size; one of --version"),
         (["generate"], "Missing argument 'PROMPT'; see unified generate --help"),
@@ -233,7 +234,7 @@ def test_bad_input_is_one_line(arguments: list[str], words: str, run: Any, tmp_p
 def test_whatever_goes_wrong_below_is_one_line(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[BaseException] = []
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise raised[-1]
 
     monkeypatch.setattr(handle, "load", fail)

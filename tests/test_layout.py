@@ -98,7 +98,7 @@ MODEL = {
     "checkpoint",
 }
 ABOVE_THE_MODEL = {"handle", "families", "tasks", "train", "eval"}
-OUTWARD = {"cli", "serve"}
+OUTWARD = {"cli", "serve", "verbs"}
 
 
 def allowed(room: str, other: str) -> bool:

@@ -1,19 +1,25 @@
-"""Text tokenizer: SentencePiece with byte fallback, any UTF-8 string <-> ids.
+"""Text tokenizers, any UTF-8 string <-> ids: our own, and that of a published model.
 
-It holds no control token at all: their ids lie in another range (`unified.vocabulary`), so text
-that spells one stays text. SentencePiece: https://arxiv.org/abs/1808.06226.
+`TextTokenizer` is SentencePiece with byte fallback (https://arxiv.org/abs/1808.06226). It holds no
+control token at all: their ids lie in another range (`unified.vocabulary`), so text that spells one
+stays text. `PublishedTokenizer` is a tokenizer.json, in which they are tokens like others; it does
+not read them in text.
 """
 
 from __future__ import annotations
 
 import io
+import json
+import re
 import shutil
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from transformers import PreTrainedTokenizer
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 SPACE = "\u2581"  # how SentencePiece spells a space inside its pieces
 
@@ -117,3 +123,82 @@ class TextTokenizer(PreTrainedTokenizer):
         if target.resolve() != Path(self.vocab_file).resolve():
             shutil.copyfile(self.vocab_file, target)
         return (str(target),)
+
+
+class PublishedTokenizer(PreTrainedTokenizerFast):
+    """A tokenizer.json of Hugging Face's library, with the interface of `TextTokenizer`.
+
+    `ids` never gives a special token, whatever the text spells. Its normalizer may change a text,
+    so text(ids(s)) == s holds as far as the published tokenizer lets it.
+    """
+
+    vocab_files_names = {"tokenizer_file": "tokenizer.json"}
+    model_input_names = ["input_ids", "attention_mask"]
+
+    # no __init__: transformers rebuilds the tokenizer of a class that has one, by guesses
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """Ids of the special tokens by their spelling."""
+        return {t["content"]: t["id"] for t in self._values["added_tokens"] if t["special"]}
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        """tokenizer.json, every token that the configuration names marked as special."""
+        values: dict[str, Any] = json.loads(self.backend_tokenizer.to_str())
+        named = set(self.all_special_tokens)
+        for token in values["added_tokens"]:
+            token["special"] = token["special"] or token["content"] in named
+        return values
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        """The tokenizer that reads no special token."""
+        plain = Tokenizer.from_str(json.dumps(self._values))
+        plain.encode_special_tokens = True
+        return plain
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str]:
+        spelt = sorted(self.special, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, spelt)) or '(?!)'})")
+
+    def ids(self, text: str) -> list[int]:
+        """Ids of a string, no special token among them."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def written(self, pieces: Iterable[tuple[str, bool]]) -> list[int]:
+        """Ids of pieces written one after the other as one text. Special tokens are read only in
+        those marked True: the words of a prompt template."""
+        out: list[int] = []
+        plain = ""
+        for text, trusted in pieces:
+            for part in self._marks.split(text) if trusted else [text]:
+                if trusted and part in self.special:
+                    out += [*(self.ids(plain) if plain else ()), self.special[part]]
+                    plain = ""
+                else:
+                    plain += part or ""
+        return out + (self.ids(plain) if plain else [])
+
+    def text(self, ids: Iterable[int]) -> str:
+        """Inverse of `ids`; special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
+        text: str = self._plain.decode([int(token) for token in ids], skip_special_tokens=True)
+        return text
+
+
+def load_tokenizer(folder: Path) -> TextTokenizer | PublishedTokenizer:
+    """The tokenizer saved in a model directory.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (folder / "tokenizer.model").is_file():
+        return TextTokenizer(str(folder / "tokenizer.model"))
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} has neither tokenizer.model nor tokenizer.json")
+    loaded: PublishedTokenizer = PublishedTokenizer.from_pretrained(
+        str(folder), local_files_only=True
+    )
+    return loaded

@@ -109,13 +109,14 @@ class Report:
             bar = "#" * -(-count * WIDTH // most)
             yield f"  {start:>6} to {stop - 1:<6} {bar} {count}".rstrip()
         kinds = {
-            "cannot be read": self.broken,
+            "not readable": self.broken,
             f"longer than the context of {self.context}": self.long,
             "without any loss": self.masked,
         }
         for what, problems in kinds.items():
             if problems:
-                yield f"{len(problems)} records {what}:"
+                many = "1 record" if len(problems) == 1 else f"{len(problems)} records"
+                yield f"{many} {what}:"
                 yield from (f"  {problem.reason}" for problem in problems[:NAMED])
             if len(problems) > NAMED:
                 yield f"  … and {len(problems) - NAMED} more"

@@ -213,7 +213,7 @@ def fit(
                     loss, values = stage.loss(part, step)
                 loss.backward()
                 total.update({"loss": loss.item(), **values})
-            norm = _step(stage.model, steppers, rate, config.clip, crew)
+            norm = update(stage.model, steppers, rate, config.clip, crew)
             bad = 0 if math.isfinite(norm) else bad + 1
             skipped += bad > 0
             if bad == PATIENCE:
@@ -247,7 +247,7 @@ def fit(
     stage.model.eval()
 
 
-def _step(
+def update(
     model: nn.Module, steppers: list[torch.optim.Optimizer], rate: float, clip: float, crew: Team
 ) -> float:
     """One update from the gradients that lie in the parameters; their norm before clipping."""

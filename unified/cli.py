@@ -11,21 +11,19 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from unified import __version__, terminal
 from unified.chat import facts
 from unified.media import picture
 from unified.media.picture import free_names, named
 from unified.options import (
+    Adapters,
     AsJson,
     ChatSeed,
     Device,
@@ -44,6 +42,16 @@ from unified.options import (
     sampling_options,
 )
 from unified.terminal import explain, printable
+from unified.verbs import eval as eval_verbs
+from unified.verbs.bench import bench_app
+from unified.verbs.common import bar as _bar
+from unified.verbs.common import load as _load
+from unified.verbs.common import print_json as _json
+from unified.verbs.common import say as _say
+from unified.verbs.common import status as _status
+from unified.verbs.convert import convert
+from unified.verbs.data import data_app
+from unified.verbs.finetune import finetune, merge
 
 FAILED, INTERRUPTED = 2, 130
 SHOWN = 4  # pictures of one command that a terminal shows
@@ -56,7 +64,10 @@ CLICK_ERROR: type[Exception] = next(
 class Verbs(typer.core.TyperGroup):
     """The verbs in the order in which a newcomer needs them."""
 
-    order = ("chat", "generate", "ask", "train", "tokenizer", "eval", "doctor")
+    order = (
+        *("chat", "generate", "ask", "finetune", "merge", "data"),
+        *("train", "tokenizer", "eval", "bench", "convert", "doctor"),
+    )
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=self.order.index)
@@ -85,6 +96,11 @@ eval_app = typer.Typer(
 )
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(eval_app, name="eval")
+app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
+app.command("convert", epilog="Example: unified convert Janus-Pro-1B janus")(convert)
+app.command("finetune", epilog="Example: unified finetune cats -o runs/cats")(finetune)
+app.command("merge", epilog="Example: unified merge runs/cats/adapter -o cats-model")(merge)
 
 
 def version(wanted: bool) -> None:
@@ -105,6 +121,7 @@ def start(
 @app.command(epilog="Example: unified chat --save holiday")
 def chat(
     model: Model = None,
+    adapter: Adapters = None,
     seed: ChatSeed = None,
     save: Annotated[
         Path | None,
@@ -139,7 +156,7 @@ def chat(
         from unified import transcript
 
         transcript.load(resume)  # a bad one is refused before the model is loaded
-    handle = _load(model, device)
+    handle = _load(model, device, adapter)
     options: dict[str, Any] = {"seed": seed, "sampling": sampling, "folder": save}
     options["resumed"] = resume
     if not as_json and sys.stdin.isatty() and sys.stdout.isatty():
@@ -171,6 +188,7 @@ def generate(
         bool, typer.Option("--force", help="Draw even what the model would decline.")
     ] = False,
     model: Model = None,
+    adapter: Adapters = None,
     as_json: AsJson = False,
     device: Device = None,
     guidance_scale: Guidance = None,
@@ -191,7 +209,7 @@ def generate(
     sampling = sampling_options(guidance_scale, schedule, temperature, top_k, top_p, min_p)
     target = out or Path(default_name(prompt, seed))
     picture.check_target(target)
-    handle = _load(model, device)
+    handle = _load(model, device, adapter)
     settings = handle.settings(**sampling).settings()
     with _bar("Drawing") as step:
         if force:
@@ -234,13 +252,14 @@ def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In plain words.")],
     seed: Seed = 0,
     model: Model = None,
+    adapter: Adapters = None,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
     """Ask a question about a picture."""
     question = _text(question, "the question", "ask something about the picture")
     image = picture.read(file)
-    handle = _load(model, device)
+    handle = _load(model, device, adapter)
     with _status("Looking"):
         answer = handle.ask(image, question, seed=seed)
     if as_json:
@@ -421,6 +440,7 @@ def eval_toybox(
     ] = None,
     seed: Seed = 0,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     guidance_scale: Guidance = None,
     schedule: GuidanceSchedule = None,
@@ -437,7 +457,7 @@ def eval_toybox(
     sampling = sampling_options(guidance_scale, schedule, temperature, top_k, top_p, min_p)
     if out is not None and str(out) != "-":
         _check_json(out)
-    handle = _load(model, device)
+    handle = _load(model, device, adapter)
     with _status("Loading the benchmark"):
         from unified.eval import toybox
     with _bar("Scoring") as step:
@@ -446,6 +466,9 @@ def eval_toybox(
         _json(rows, None if str(out) == "-" else out)
     if str(out) != "-":
         Console().print(toybox.table(rows), markup=False, highlight=False)
+
+
+eval_verbs.register(eval_app)
 
 
 @app.command(epilog="Example: unified doctor")
@@ -506,14 +529,6 @@ def read_codes(path: Path) -> tuple[list[int], int]:
     return codes, time if type(time) is int and time > 0 else 0
 
 
-def _load(model: str | None, device: str | None) -> Any:
-    with _status("Loading torch") as status:
-        from unified.handle import load
-
-        status("Loading the model")
-        return load(model, device)
-
-
 def _codec(model: str | None, device: str | None = None) -> Any:
     """The tokenizer in a model directory, or in a directory of its own, ours or published."""
     with _status("Loading the tokenizer"):
@@ -562,48 +577,6 @@ def _check_json(path: Path) -> None:
         raise ValueError(f"{named(path)}: the folder {folder} does not exist; create it")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"{named(path)}: may not be written; choose a place you may write to")
-
-
-def _json(value: Any, path: Path | None = None) -> None:
-    text = json.dumps(value, ensure_ascii=False, indent=2)
-    if path is None:
-        print(text)
-    elif path.exists() and not path.is_file():  # such as /dev/stdout
-        path.write_text(text + "\n", encoding="utf-8")
-    else:
-        picture.write_atomic(Path(os.path.realpath(path)), (text + "\n").encode())
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _status(text: str) -> Iterator[Any]:
-    """A spinner on standard error; yields what changes its text. Silent where no one looks."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: None
-        return
-    with console.status(f"{text} …") as status:
-        yield lambda text: status.update(f"{text} …")
-
-
-@contextmanager
-def _bar(text: str) -> Iterator[Any]:
-    """A bar with the time left on standard error; yields `step(done, total)`."""
-    words = TextColumn("{task.description}")
-    columns = (SpinnerColumn(), words, BarColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task(text, total=None)
-
-        def step(done: int, total: int | None = None, what: str = text) -> None:
-            progress.update(task, completed=done, total=total, description=what or text)
-
-        yield step
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, JanusVisionConfig, PreTrainedConfig
 
 from unified.sequence import Layout
 from unified.vocabulary import Vocabulary
@@ -27,6 +27,12 @@ class UnifiedVisionConfig(PreTrainedConfig):
     def slots(self) -> int:
         """Features of one picture, as the decoder sees them."""
         return (self.image_size // self.patch_size // self.merge) ** 2
+
+
+ENCODERS: dict[str, type[PreTrainedConfig]] = {
+    UnifiedVisionConfig.model_type: UnifiedVisionConfig,
+    JanusVisionConfig.model_type: JanusVisionConfig,
+}
 
 
 class UnifiedImageConfig(PreTrainedConfig):
@@ -59,18 +65,23 @@ class UnifiedImageConfig(PreTrainedConfig):
 
 class UnifiedConfig(PreTrainedConfig):
     """The whole model. `text_config` is a configuration of transformers' own decoder family
-    (Llama, Qwen3), named by its `model_type`.
+    (Llama, Qwen3), and `vision_config` of our encoder or of Janus', each named by its `model_type`.
 
     Attributes:
-        text_size: pieces of the text tokenizer; control ids follow them.
+        text_size: ids of the text range: pieces of the text tokenizer.
         user_picture: how a user's picture stands in chat: "view" or "codes+view", as trained.
         training: what the recipe did, kept beside the weights.
+        family: the published family these weights come from.
+        control_ids: where the control tokens lie in the text range; after it if not given.
+        template: the words around a conversation where roles are no tokens (`Template`).
+        reread, unconditional: see `Layout`.
+        draws_at_once: a picture that is demanded comes without words before it.
     """
 
     model_type = "unified"
     sub_configs = {
         "text_config": AutoConfig,
-        "vision_config": UnifiedVisionConfig,
+        "vision_config": AutoConfig,
         "image_config": UnifiedImageConfig,
     }
 
@@ -80,6 +91,12 @@ class UnifiedConfig(PreTrainedConfig):
     text_size: int = 2048
     user_picture: str = "codes+view"
     training: dict | None = None
+    family: str | None = None
+    control_ids: dict[str, int] | None = None
+    template: dict[str, Any] | None = None
+    reread: bool = True
+    unconditional: str = "fresh"
+    draws_at_once: bool = False
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -90,8 +107,13 @@ class UnifiedConfig(PreTrainedConfig):
             if kind not in ("llama", "qwen3"):
                 raise ValueError(f"decoder model_type {kind!r} is not supported; llama or qwen3")
             self.text_config = AutoConfig.for_model(kind, **values)
-        if not isinstance(self.vision_config, PreTrainedConfig):
-            self.vision_config = UnifiedVisionConfig(**(self.vision_config or {}))
+        vision = self.vision_config
+        if not isinstance(vision, PreTrainedConfig):
+            values = dict(vision or {})
+            kind = values.pop("model_type", UnifiedVisionConfig.model_type)
+            if kind not in ENCODERS:
+                raise ValueError(f"encoder {kind!r} is not supported; {' or '.join(ENCODERS)}")
+            self.vision_config = ENCODERS[kind](**values)
         if not isinstance(self.image_config, PreTrainedConfig):
             self.image_config = UnifiedImageConfig(**(self.image_config or {}))
         self.text_config.vocab_size = self.vocabulary.text_head
@@ -100,18 +122,21 @@ class UnifiedConfig(PreTrainedConfig):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.text_size, self.image_config.codebook_size)
+        return Vocabulary.of(self.text_size, self.image_config.codebook_size, self.control_ids)
 
     @property
     def layout(self) -> Layout:
         """The declared spec of this model's sequences."""
-        image = self.image_config
+        image, vision = self.image_config, self.vision_config
         return Layout(
             self.vocabulary,
             tuple(image.codebooks),
             tuple(image.books),
-            self.vision_config.slots,
+            getattr(vision, "slots", None) or vision.num_image_tokens,
+            reread=self.reread,
+            unconditional=self.unconditional,
         )
 
 
 AutoConfig.register("unified", UnifiedConfig)
+AutoConfig.register("unified_vision", UnifiedVisionConfig)

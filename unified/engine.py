@@ -1,9 +1,10 @@
 """Decoding: prefill, cached steps, guidance rows, the grammar, reading back what was drawn.
 
 A batch of requests advances together, each in its own grammar state. A guided request has a twin
-row that sees nothing but `<bos> <assistant> <image>` and the codes so far. Each request draws from
-its own generator, so its tokens do not depend on its neighbours. `naive` is the same without
-cache or batch, for the tests.
+row that sees the codes so far, and before them what the layout calls unconditional: nothing but
+`<bos> <assistant> <image>`, or the row itself in pads, without what it drew before. Each request
+draws from its own generator, so its tokens do not depend on its neighbours. `naive` is the same
+without cache or batch, for the tests.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from unified.modeling import UnifiedForConditionalGeneration, code_places
 from unified.sampling import Sampling, choose, guidance_weight
 from unified.tokenizers.codec import Codec
 
+DRAW = ("auto", "never", "first", "only", "now")
+
 
 @dataclass(frozen=True)
 class Request:
@@ -28,7 +31,8 @@ class Request:
         ids: the conversation so far, `<assistant>` opened last.
         views: (N, C, H, W) in [-1, 1], one for each view in `ids`.
         draw: "auto": the model decides; "never"; "first": as auto, over at its first picture;
-            "only": as first, but where it would end without a picture it draws one all the same.
+            "only": as first, but where it would end without a picture it draws one all the same;
+            "now": nothing but a picture.
         most: ids at most in the reply; it is ended there, a begun picture completed first.
     """
 
@@ -40,8 +44,8 @@ class Request:
     most: int = 400
 
     def __post_init__(self) -> None:
-        if self.draw not in ("auto", "never", "first", "only"):
-            raise ValueError(f"unknown draw {self.draw!r}; one of auto, never, first, only")
+        if self.draw not in DRAW:
+            raise ValueError(f"unknown draw {self.draw!r}; one of {', '.join(DRAW)}")
 
 
 @dataclass
@@ -63,6 +67,12 @@ class _Row:
     reply: Reply = field(default_factory=Reply)
     codes: list[int] = field(default_factory=list)
     done: bool = False
+    others: int = 0  # ids written outside of drawn pictures
+
+    @property
+    def drawing(self) -> bool:
+        """Whether the last id is <image> or a code."""
+        return self.grammar.state in ("codes", "image_end")
 
 
 class Engine:
@@ -159,9 +169,9 @@ class Engine:
                 min_p=sampling.min_p,
             )
         room = min(request.most, self.context - len(request.ids)) - len(row.reply.ids)
-        block = self.layout.image_length + self.layout.view_length + 5
+        block = self.layout.drawn_length + 1
         end, image = vocabulary.control("end"), vocabulary.control("image")
-        if request.draw == "only" and room <= block + 1:
+        if request.draw == "now" or (request.draw == "only" and room <= block + 1):
             return image
         if room <= 1:
             return end
@@ -175,13 +185,14 @@ class Engine:
         vocabulary = self.vocabulary
         row.grammar.advance(token)
         row.reply.ids.append(token)
+        row.others += not row.drawing
         if token >= vocabulary.image_start:
             row.codes.append(token - vocabulary.image_start)
-        elif token == vocabulary.control("image_end"):
+        elif row.grammar.state == "after_codes":
             picture = self.codec.decode(torch.tensor([row.codes], device=self.model.device))[0]
             row.reply.pictures.append(picture)
             row.codes = []
-            if row.request.draw in ("first", "only"):
+            if row.request.draw in ("first", "only", "now"):
                 row.done, row.reply.reason = True, "picture"
         elif token == vocabulary.control("end"):
             row.done = True
@@ -193,17 +204,23 @@ class Engine:
         """The reference: every id from a whole pass over everything before it."""
         row = self._open(request)
         ids = list(request.ids)
-        start = [self.vocabulary.control(name) for name in ("bos", "assistant", "image")]
         guided = request.sampling.guidance_scale != 1
         while not row.done:
             hidden = self._whole(ids, row)
             if guided:
-                twin = start + [self.vocabulary.image_start + code for code in row.codes]
-                hidden = torch.cat([hidden, self._whole(twin, None)])
+                hidden = torch.cat([hidden, self._whole(self._twin(row), None)])
             (token,) = self._choose([row], hidden, guided)
             assert token is not None
             ids.append(token)
         return row.reply
+
+    def _twin(self, row: _Row) -> list[int]:
+        """The ids that the unconditional row has seen when a row draws."""
+        before = list(self.layout.twin(row.request.ids))
+        if self.layout.unconditional == "padded":
+            before += [self.vocabulary.control("pad")] * row.others
+        codes = [self.vocabulary.image_start + code for code in row.codes]
+        return [*before, self.vocabulary.control("image"), *codes]
 
     def _whole(self, ids: list[int], row: _Row | None) -> torch.Tensor:
         """Hidden state of the last position, (1, D), without a cache."""
@@ -241,6 +258,7 @@ class _Batch:
         self.mask = torch.zeros(total, longest, dtype=torch.long, device=self.device)
         self.length = torch.zeros(total, dtype=torch.long, device=self.device)
         self.features: list[torch.Tensor | None] = [None] * len(rows)
+        self.base = self.mask  # of the twins, what they see beside the picture being drawn
 
     def prefill(self) -> torch.Tensor:
         """Run the prompts; hidden states of their last positions, (rows, D)."""
@@ -249,12 +267,12 @@ class _Batch:
         ids = torch.full(tuple(self.mask.shape), pad, device=self.device)
         prompts = [row.request.ids for row in rows]
         if self.guided:
-            twin = (vocabulary.control("bos"), vocabulary.control("assistant"))
-            prompts = prompts + [twin] * len(rows)
+            prompts = prompts + [self.engine.layout.twin(prompt) for prompt in prompts]
         for k, prompt in enumerate(prompts):
             ids[k, self.longest - len(prompt) :] = torch.tensor(prompt, device=self.device)
             self.mask[k, self.longest - len(prompt) :] = 1
         self.length = self.mask.sum(1)
+        self.base = self.mask[len(rows) :]
         views = [row.request.views for row in rows if row.request.views is not None]
         features = self.model.encoder(torch.cat(views).to(self.device)) if views else None
         places = code_places(ids, vocabulary.control("image"), vocabulary.image_start)
@@ -266,7 +284,7 @@ class _Batch:
         """Feed the id that each row wrote; hidden states of the new column, (rows, D)."""
         vocabulary, rows = self.engine.vocabulary, self.rows
         pad, slot = vocabulary.control("pad"), vocabulary.control("slot")
-        opened = vocabulary.control("image")
+        padded = self.engine.layout.unconditional == "padded"
         tokens, places, features, twins = [], [], [], []
         for k, row in enumerate(rows):
             token = pad if chosen[k] is None else chosen[k]
@@ -275,15 +293,21 @@ class _Batch:
             places.append(max(0, len(row.codes) - 1))
             if token == slot:
                 features.append(self._feature(k, row))
-            # a twin takes part from <image> to the last code, and starts afresh with each picture
-            twins.append(int(token == opened or token >= vocabulary.image_start))
-            if self.guided and token == opened:
-                self._restart_twin(len(rows) + k)
+            written = chosen[k] is not None
+            twins.append(int(written and row.drawing))
+            opened = row.drawing and not row.codes
+            if self.guided and written and (opened or row.grammar.state == "after_codes"):
+                self._without_picture(k)
         live = [int(token is not None) for token in chosen]
         if self.guided:
+            # a twin takes part from <image> to the last code; one that is padded has a pad for
+            # every other id of its row
             tokens = tokens + [t if w else pad for t, w in zip(tokens, twins, strict=True)]
             places = places + places
-            live = live + twins
+            beside = [int(padded and a > b) for a, b in zip(live, twins, strict=True)]
+            seen = torch.tensor(beside, device=self.device)[:, None]
+            self.base = torch.cat([self.base, seen], 1)
+            live = live + [a + b for a, b in zip(twins, beside, strict=True)]
         ids = torch.tensor(tokens, device=self.device)[:, None]
         column = torch.tensor(live, device=self.device)
         self.mask = torch.cat([self.mask, column[:, None]], 1)
@@ -296,9 +320,10 @@ class _Batch:
         )
         return self._forward(embeds, positions)
 
-    def _restart_twin(self, index: int) -> None:
-        self.mask[index, self.longest :] = 0
-        self.length[index] = 2
+    def _without_picture(self, k: int) -> None:
+        """The twin of row k forgets the picture that it saw drawn."""
+        self.mask[len(self.rows) + k] = self.base[k]
+        self.length[len(self.rows) + k] = self.base[k].sum()
 
     def _feature(self, k: int, row: _Row) -> torch.Tensor:
         """The view feature for the slot just written; the encoder runs at the first one."""

@@ -49,12 +49,11 @@ class Grammar:
     def _next(self, name: str) -> tuple[str, int] | None:
         """State and rest after a token of this name; None where it may not stand."""
         layout, left, state = self.layout, self.left - 1, self.state
-        control = layout.vocabulary.controls
-        if control["image"] == control["view"]:
-            fresh = {"codes": layout.image_length, "slots": layout.view_length}.get(state)
-            if self.left == fresh and name in ("code", "slot"):  # just opened: either may follow
-                state = "codes" if name == "code" else "slots"
-                left = (layout.image_length if name == "code" else layout.view_length) - 1
+        lengths = {"codes": layout.image_length, "slots": layout.view_length}
+        control = layout.vocabulary.control
+        if control("image") == control("view") and self.left == lengths.get(state):
+            state = {"code": "codes", "slot": "slots"}.get(name, state)  # just opened: either
+            left = lengths[state] - 1
         if state == "turn" and not layout.roles and name != "end":
             state = "text"
         match state, name:

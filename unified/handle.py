@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,18 @@ from typing import Any
 import torch
 from PIL import Image
 
-from unified import attention, checkpoint
+from unified import attention, checkpoint, families
 from unified.engine import Engine, Reply, Request
+from unified.families import own
+from unified.families.own import CODEC as CODEC
 from unified.modeling import UnifiedForConditionalGeneration
 from unified.processing import Prompt, UnifiedImageProcessor, UnifiedProcessor
 from unified.sampling import Sampling
 from unified.tokenizers.codec import Codec
-from unified.tokenizers.kinds import load_codec
-from unified.tokenizers.text import TextTokenizer
 
 DEFAULT = Path(__file__).parent / "weights" / "toybox"
-CODEC = "image_tokenizer"
-SAMPLING = "sampling.json"
 REMEMBERED = 1024  # pictures
+CHAT, DRAWING, ANSWER = 300, 200, 100  # ids of a reply at most, unless a picture takes more
 
 Message = dict[str, Any]
 
@@ -100,41 +98,54 @@ class Unified:
         self.revision, self.source = revision, source
         self.engine = Engine(model, codec)
         self._drawn: dict[bytes, list[int]] = {}  # codes of the last pictures, by their pixels
+        self._adapted: Any = None  # peft's model around ours, where adapters are attached
+        self._used: str | None = None
+        self._hashes: dict[str, str] = {}
 
     # --- chat ------------------------------------------------------------------------------------
 
     def stream(
-        self, messages: list[Message], *, seed: int = 0, most: int = 300, **sampling: Any
+        self,
+        messages: list[Message],
+        *,
+        seed: int = 0,
+        most: int | None = None,
+        draw: str = "auto",
+        **sampling: Any,
     ) -> Iterator[Event]:
         """The reply to `messages` as it is written.
 
         Turns that no longer fit into the context are left out, oldest first, with a Notice.
 
         Args:
-            most: ids of the reply at most; a picture takes 84.
+            most: ids of the reply at most; by default 300, or a picture and 150 more.
+            draw: whether it may, shall or must draw: see `Request`.
             sampling: fields of `Sampling` that differ from this model's.
 
         Raises:
             ContextError: the last message alone does not fit.
             ValueError: a message or a setting is malformed.
         """
-        prompt, notice = self._fit(messages, most)
+        most = most or self._most(CHAT)
+        prompt, notice = self._fit(messages, most, draw=draw == "now")
         if notice:
             yield Notice(notice)
-        yield from self._events(self.engine.stream(self._request(prompt, seed, most, sampling)))
+        request = replace(self._request(prompt, seed, most, sampling), draw=draw)
+        yield from self._events(self.engine.stream(request))
 
     def chat(
         self,
         messages: list[Message],
         *,
         seed: int = 0,
-        most: int = 300,
+        most: int | None = None,
+        draw: str = "auto",
         on_event: Callable[[Event], None] | None = None,
         **sampling: Any,
     ) -> Message:
         """The reply as a message, content parts in order. See `stream`."""
         parts: list[dict[str, Any]] = []
-        for event in self.stream(messages, seed=seed, most=most, **sampling):
+        for event in self.stream(messages, seed=seed, most=most, draw=draw, **sampling):
             if on_event is not None:
                 on_event(event)
             add_event(parts, event)
@@ -145,11 +156,12 @@ class Unified:
         conversations: list[list[Message]],
         *,
         seed: int = 0,
-        most: int = 300,
+        most: int | None = None,
         batch_size: int = 32,
         **sampling: Any,
     ) -> list[Message]:
         """Replies to several conversations, decoded together; request k has seed + k."""
+        most = most or self._most(CHAT)
         requests = [
             self._request(self._fit(messages, most)[0], seed + k, most, sampling)
             for k, messages in enumerate(conversations)
@@ -163,6 +175,7 @@ class Unified:
         prompt: str | list[str],
         *,
         n: int = 1,
+        image: Image.Image | None = None,
         seed: int = 0,
         batch_size: int = 32,
         on_step: Callable[[int, int], None] | None = None,
@@ -171,9 +184,10 @@ class Unified:
         """Draw `n` pictures of each prompt, whatever the model would say to it (forced). As in
         chat, it first says to itself what it understood, and draws that.
 
-        Picture k of all is drawn with seed + k. `on_step(done, total)` counts codes.
+        Picture k of all is drawn with seed + k. `on_step(done, total)` counts codes. `image` is
+        shown to the model with each prompt.
         """
-        replies = self._draw("only", prompt, n, seed, batch_size, on_step, sampling)
+        replies = self._draw("only", prompt, n, seed, batch_size, on_step, sampling, image)
         return [UnifiedImageProcessor.picture(reply.pictures[0]) for reply in replies]
 
     def draw(
@@ -200,12 +214,20 @@ class Unified:
         batch_size: int,
         on_step: Callable[[int, int], None] | None,
         sampling: dict[str, Any],
+        image: Image.Image | None = None,
     ) -> list[Reply]:
+        if self.model.config.draws_at_once:
+            how = "now"
+        most = self._most(DRAWING)
         requests: list[Request] = []
         for text in [prompt] if isinstance(prompt, str) else prompt:
-            fitted = self._fit([{"role": "user", "content": text}], 200)[0]
+            content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+            if image is not None:
+                content.insert(0, {"type": "image", "image": image})
+            message = {"role": "user", "content": content}
+            fitted = self._fit([message], most, draw=how == "now")[0]
             for _ in range(n):
-                request = self._request(fitted, seed + len(requests), 200, sampling)
+                request = self._request(fitted, seed + len(requests), most, sampling)
                 requests.append(replace(request, draw=how))
         return self._run(requests, batch_size, on_step)
 
@@ -215,10 +237,12 @@ class Unified:
         question: str | list[str],
         *,
         seed: int = 0,
+        most: int = ANSWER,
         batch_size: int = 32,
         **sampling: Any,
     ) -> Any:
-        """Answer a question about a picture, or one question each about several; text only."""
+        """Answer a question about a picture, or one question each about several; text only, in
+        `most` ids."""
         several = isinstance(image, list)
         images = image if isinstance(image, list) else [image]
         questions = [question] * len(images) if isinstance(question, str) else list(question)
@@ -227,10 +251,58 @@ class Unified:
         requests: list[Request] = []
         for k, (picture, text) in enumerate(zip(images, questions, strict=True)):
             content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
-            prompt = self._fit([{"role": "user", "content": content}], 100, "view")[0]
-            requests.append(replace(self._request(prompt, seed + k, 100, sampling), draw="never"))
+            prompt = self._fit([{"role": "user", "content": content}], most, "view")[0]
+            requests.append(replace(self._request(prompt, seed + k, most, sampling), draw="never"))
         answers = [self._text(reply.ids) for reply in self._run(requests, batch_size)]
         return answers if several else answers[0]
+
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the attached LoRA adapters."""
+        return () if self._adapted is None else tuple(self._adapted.peft_config)
+
+    @property
+    def adapter(self) -> str | None:
+        """The one that is switched on."""
+        return self._used
+
+    @property
+    def adapter_revision(self) -> str:
+        """The first hex digits of its weights' SHA-256, "" without one."""
+        return self._hashes.get(self._used or "", "")
+
+    def attach(self, *folders: str | Path) -> None:
+        """Put LoRA adapters on the model, each under its folder's name; the first is switched on.
+
+        Raises:
+            AdapterError: one is damaged, or was made for other weights or sizes.
+        """
+        from unified import adapters
+
+        paths = [Path(folder) for folder in folders]
+        self._adapted = adapters.attach(self.model, paths, self.revision)
+        self._used = self.adapters[0]
+        self._hashes = {p.name: checkpoint.sha256(p / adapters.WEIGHTS)[:12] for p in paths}
+
+    def use(self, name: str | None) -> None:
+        """Switch to an attached adapter, or to the model without any.
+
+        Raises:
+            AdapterError: there is none of that name.
+        """
+        from unified import adapters
+
+        adapters.use(self._adapted, name)
+        self._used = name
+
+    def merge(self) -> None:
+        """Lay the adapter that is switched on into the weights, for good."""
+        from unified import adapters
+
+        adapters.merge(self._adapted)
+        self._adapted, self._used, self.revision = None, None, ""
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -264,19 +336,29 @@ class Unified:
         if len(self._drawn) > REMEMBERED:
             del self._drawn[next(iter(self._drawn))]
 
+    def _most(self, ids: int) -> int:
+        """So many ids of a reply, or a picture and half as many."""
+        return max(ids, self.layout.drawn_length + ids // 2)
+
     def _fit(
-        self, messages: list[Message], most: int, user_picture: str | None = None
+        self,
+        messages: list[Message],
+        most: int,
+        user_picture: str | None = None,
+        draw: bool = False,
     ) -> tuple[Prompt, str]:
-        """The prompt of as many of the last messages as leave room for a reply."""
+        """The prompt of as many of the last messages as leave room for a reply, and the whole of
+        its picture if it is to `draw` at once."""
         if not messages:
             raise ValueError("no message to reply to")
         policy = user_picture or self.model.config.user_picture
-        room = self.engine.context - min(most, self.engine.context // 3)
+        kept = self.layout.drawn_length if draw else 0
+        room = self.engine.context - max(kept, min(most, self.engine.context // 3))
         for dropped in range(len(messages)):
             rest = messages[dropped:]
             if rest[0].get("role") != "user" and dropped:
                 continue
-            prompt = self.processor.prompt(rest, self.encode, policy)
+            prompt = self.processor.prompt(rest, self.encode, policy, draw)
             if len(prompt.ids) <= room:
                 notice = ""
                 if dropped:
@@ -314,8 +396,8 @@ class Unified:
         return replies
 
     def _text(self, ids: list[int]) -> str:
-        size = self.layout.vocabulary.text_size
-        return self.processor.tokenizer.text(i for i in ids if i < size).strip()
+        kind = self.layout.vocabulary.kind
+        return self.processor.tokenizer.text(i for i in ids if kind(i) == "text").strip()
 
     def _message(self, reply: Reply) -> Message:
         parts: list[dict[str, Any]] = []
@@ -330,8 +412,9 @@ class Unified:
         pending: list[int] = []
         codes: list[int] = []
         drawn, reply = 0, Reply()
+        reading, seen = False, vocabulary.control("view_end")  # what was drawn is read back
         for token, reply in written:
-            if token < vocabulary.text_size:
+            if vocabulary.kind(token) == "text":
                 pending.append(token)
                 text = self.processor.tokenizer.text(pending)
                 if not text.endswith("\ufffd"):
@@ -341,17 +424,19 @@ class Unified:
             if pending:
                 yield TextDelta(self.processor.tokenizer.text(pending))
                 pending = []
-            if token == opening:
-                codes = []
+            if token == opening and not reading:
                 yield ImageStart()
             elif token >= vocabulary.image_start:
                 codes.append(token - vocabulary.image_start)
                 yield ImageProgress(len(codes), self.layout.image_length)
-            elif token == closing:
+            elif token == closing and codes:
                 image = UnifiedImageProcessor.picture(reply.pictures[drawn])
                 drawn += 1
                 self._remember(image, codes)
+                codes, reading = [], self.layout.reread
                 yield ImageDone(image)
+            elif token == seen:
+                reading = False
         yield End(reply.reason)
 
     def save(self, folder: Path, *, half: bool = False) -> None:
@@ -360,21 +445,18 @@ class Unified:
         Args:
             half: weights take half the room, the model's as bf16 and the codec's as fp16.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        model = _converted(self.model, torch.bfloat16) if half else self.model
-        model.save_pretrained(folder, max_shard_size="14MB")
-        self.processor.save_pretrained(folder)
-        self.codec.save(folder / CODEC, dtype=torch.float16 if half else torch.float32)
-        (folder / SAMPLING).write_text(json.dumps(self.sampling.settings(), indent=2) + "\n")
-        checkpoint.write_manifest(folder)
+        own.write(self._made(), folder, half=half)
 
+    def export(self, folder: Path) -> None:
+        """Write the format of the published family that this model came from.
 
-def _converted(
-    model: UnifiedForConditionalGeneration, dtype: torch.dtype
-) -> UnifiedForConditionalGeneration:
-    copy = UnifiedForConditionalGeneration(model.config)
-    copy.load_state_dict(model.state_dict())
-    return copy.to(dtype)
+        Raises:
+            CheckpointError: it came from none.
+        """
+        families.export(self._made(), folder)
+
+    def _made(self) -> families.Made:
+        return families.Made(self.model, self.processor, self.codec, self.sampling)
 
 
 def _key(image: Image.Image) -> bytes:
@@ -392,44 +474,43 @@ def add_event(parts: list[dict[str, Any]], event: Event) -> None:
         parts.append({"type": "image", "image": event.image})
 
 
-def load(source: str | Path | None = None, device: str | None = None) -> Unified:
+def load(
+    source: str | Path | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    adapters: Sequence[str | Path] = (),
+) -> Unified:
     """Open a model directory; the shipped toybox model when no source is named.
 
-    Weights are safetensors and are checked against their manifest; nothing is unpickled.
+    Args:
+        source: a directory of our own or of a published family (`unified.families`), or the hub
+            name of one that is in the local cache.
+        dtype: of the weights; "auto" leaves them as they are.
+        adapters: folders of LoRA adapters that are attached; the first is switched on.
+
+    Weights are safetensors, ours are checked against their manifest; nothing is unpickled.
 
     Raises:
-        CheckpointError: the directory is missing, incomplete or altered.
+        CheckpointError: the directory is missing, incomplete or altered, or of no known family.
+        AdapterError: an adapter is damaged or was made for another model.
     """
-    folder = Path(source) if source is not None else DEFAULT
-    if not folder.is_dir():
-        raise checkpoint.CheckpointError(
-            f"{folder}: no such model directory; name one written by `unified train`,"
-            " or leave --model out for the shipped weights"
-        )
-    checkpoint.verify(folder)
+    handle = _opened(source, device, dtype)
+    if adapters:
+        handle.attach(*adapters)
+    return handle
+
+
+def _opened(source: str | Path | None, device: str | None, dtype: torch.dtype | str) -> Unified:
+    folder = DEFAULT if source is None else families.folder_of(source)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _quiet()
-    try:
-        model = UnifiedForConditionalGeneration.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation=attention.implementation(place),
-            local_files_only=True,
-        )
-    except (OSError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise checkpoint.CheckpointError(f"{folder}: cannot be read as a model: {reason}") from None
-    tokenizer = TextTokenizer(str(folder / "tokenizer.model"))
-    processor = UnifiedProcessor.of(model.config, tokenizer)
-    codec = load_codec(folder / CODEC).to(place)
-    sampling = Sampling(**json.loads((folder / SAMPLING).read_text()))
-    revision = checkpoint.sha256(folder / checkpoint.MANIFEST)[:12]
+    made = families.read(folder, attention.implementation(place), dtype)
     return Unified(
-        model.to(place),
-        processor,
-        codec,
-        sampling=sampling,
-        revision=revision,
+        made.model.to(place),
+        made.processor,
+        made.codec.to(place),
+        sampling=made.sampling,
+        revision=made.revision,
         source="unified/toybox" if source is None else str(source),
     )
 

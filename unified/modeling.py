@@ -20,8 +20,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.utils import ModelOutput
 
-from unified.configuration import UnifiedConfig
-from unified.encoders import UnderstandingEncoder
+from unified.configuration import UnifiedConfig, UnifiedVisionConfig
+from unified.encoders import JanusEncoder, UnderstandingEncoder
 from unified.layers import MLP, RMSNorm
 
 IGNORE = -100  # label of a position without a target
@@ -41,6 +41,22 @@ def _with_fast_norms(decoder: Any) -> Any:
             if isinstance(norm, LlamaRMSNorm | Qwen3RMSNorm):
                 setattr(parent, name, RMSNorm(norm.weight, norm.variance_epsilon))
     return decoder
+
+
+def _encoder(vision: Any, out: int) -> nn.Module:
+    """The understanding encoder that a configuration asks for."""
+    if not isinstance(vision, UnifiedVisionConfig):
+        return JanusEncoder(vision, out)
+    return UnderstandingEncoder(
+        image_size=vision.image_size,
+        patch=vision.patch_size,
+        channels=vision.num_channels,
+        width=vision.hidden_size,
+        layers=vision.num_hidden_layers,
+        heads=vision.num_attention_heads,
+        merge=vision.merge,
+        out=out,
+    )
 
 
 @dataclass
@@ -70,16 +86,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         image, vision = config.image_config, config.vision_config
         width = config.text_config.hidden_size
         self.decoder = _with_fast_norms(AutoModel.from_config(config.text_config))
-        self.encoder = UnderstandingEncoder(
-            image_size=vision.image_size,
-            patch=vision.patch_size,
-            channels=vision.num_channels,
-            width=vision.hidden_size,
-            layers=vision.num_hidden_layers,
-            heads=vision.num_attention_heads,
-            merge=vision.merge,
-            out=width,
-        )
+        self.encoder = _encoder(vision, width)
         self.code_embedding = nn.Embedding(image.codebook_size, image.embedding_size)
         self.code_aligner = MLP(image.embedding_size, width, width)
         self.code_place = nn.Embedding(image.length, width) if image.place_embedding else None
@@ -159,6 +166,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> UnifiedOutput:
         """A whole pass without cache.
@@ -168,22 +176,31 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             pixel_values: (N, C, H, W) in [-1, 1], the views in reading order.
             attention_mask: (B, S); not needed for right padding, which causality hides.
             labels: (B, S) ids to predict *at* each position (already shifted), IGNORE elsewhere.
+            position_ids: (B, S); where they start again within a row, another sequence begins,
+                which sees nothing of the one before it (packing).
         """
         if labels is None:
-            return UnifiedOutput(hidden=self._pass(input_ids, pixel_values, attention_mask))
-        text, image = self.target_losses(input_ids, pixel_values, labels, attention_mask)
+            hidden = self._pass(input_ids, pixel_values, attention_mask, position_ids)
+            return UnifiedOutput(hidden=hidden)
+        text, image = self.target_losses(
+            input_ids, pixel_values, labels, attention_mask, position_ids
+        )
         count = max(1, len(text) + len(image))
         return UnifiedOutput(
             loss=(text.sum() + image.sum()) / count, text_loss=_mean(text), image_loss=_mean(image)
         )
 
     def _pass(
-        self, ids: torch.Tensor, pixels: torch.Tensor | None, mask: torch.Tensor | None
+        self,
+        ids: torch.Tensor,
+        pixels: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor | None,
     ) -> torch.Tensor:
         vocabulary = self.config.vocabulary
         places = code_places(ids, vocabulary.control("image"), vocabulary.image_start)
         features = None if pixels is None else self.encoder(pixels)
-        return self.hidden(self.embed(ids, places, features), mask=mask)
+        return self.hidden(self.embed(ids, places, features), mask=mask, positions=positions)
 
     def target_losses(
         self,
@@ -191,12 +208,13 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         pixels: torch.Tensor | None,
         labels: torch.Tensor,
         mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy of every text target and of every code target, (texts,) and (codes,).
 
         A head runs only at the positions that have a target of its kind.
         """
-        hidden = self._pass(ids, pixels, mask)
+        hidden = self._pass(ids, pixels, mask, positions)
         start = self.config.vocabulary.image_start
         is_code = labels >= start
         is_text = (labels >= 0) & ~is_code

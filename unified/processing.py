@@ -3,12 +3,17 @@
 A message is {"role", "content"}; content is a string or parts {"type": "text", "text"} and
 {"type": "image", "image": PIL.Image}. Text never becomes a control token: every part is encoded
 on its own and control ids are put between by the layout.
+
+Where roles are no tokens, a `Template` says which words stand around them: data, never a program.
+Its words and a message's are tokenized as the one text that they are, and only in its own words
+does a special token count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -26,8 +31,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 from unified.configuration import UnifiedConfig
 from unified.media.picture import square
 from unified.sequence import Layout, Picture, Text, Turn
-from unified.tokenizers.text import TextTokenizer
+from unified.tokenizers.text import PublishedTokenizer, TextTokenizer
 from unified.vocabulary import Vocabulary
+
+SMALLEST = 14  # pixels that a side keeps when it is resized, as in Janus
 
 
 class UnifiedImageProcessor(BaseImageProcessor):
@@ -35,13 +42,18 @@ class UnifiedImageProcessor(BaseImageProcessor):
 
     A picture that is not square is padded with the mean colour of its border, then resized by
     area, so that a toybox picture shown enlarged comes back exactly.
+
+    Args:
+        background: a colour to pad with instead, after a bicubic resize: the way of Janus.
     """
 
     model_input_names = ["pixel_values"]
 
-    def __init__(self, image_size: int = 64, **kwargs: Any):
+    def __init__(
+        self, image_size: int = 64, background: Sequence[int] | None = None, **kwargs: Any
+    ):
         super().__init__(**kwargs)
-        self.image_size = image_size
+        self.image_size, self.background = image_size, background
 
     def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
         images = images if isinstance(images, list | tuple) else [images]
@@ -50,8 +62,11 @@ class UnifiedImageProcessor(BaseImageProcessor):
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """One picture, (3, side, side)."""
-        image = square(image.convert("RGB"))
         side = self.image_size
+        if self.background is not None:
+            image = _padded(image.convert("RGB"), side, self.background)
+        else:
+            image = square(image.convert("RGB"))
         if image.width != side:
             method = Image.Resampling.BOX if image.width > side else Image.Resampling.BICUBIC
             image = image.resize((side, side), method)
@@ -65,6 +80,68 @@ class UnifiedImageProcessor(BaseImageProcessor):
         return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())
 
 
+def _padded(image: Image.Image, side: int, colour: Sequence[int]) -> Image.Image:
+    """The longer side resized to `side`, the shorter one padded on both ends."""
+    scale = side / max(image.size)
+    width, height = (max(round(length * scale), SMALLEST) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    out = Image.new("RGB", (max(width, height),) * 2, tuple(colour))
+    out.paste(image, ((out.width - width) // 2, (out.height - height) // 2))
+    return out
+
+
+@dataclass(frozen=True)
+class Template:
+    """The words around a conversation.
+
+    Attributes:
+        system: what comes first, left out where a picture is demanded.
+        user, assistant: before and after what each says. The assistant's `before` is in two: the
+            end of the prompt, and what stands between it and words already said.
+        beside: between a picture and what stands beside it; twice between two pictures.
+        between: between two texts that follow each other.
+    """
+
+    system: str
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    beside: str = ""
+    between: str = ""
+
+    def said(self, parts: Sequence[Any]) -> list[Any]:
+        """Parts of one message, strings stripped at both ends, joined by the template's words.
+        What is a piece of text is (words, whether they are the template's)."""
+        out: list[Any] = []
+        for k, part in enumerate(parts):
+            words = isinstance(part, str)
+            if words and k == 0:
+                part = part.lstrip()
+            if words and k == len(parts) - 1:
+                part = part.rstrip()
+            if k:
+                pictures = [words, isinstance(parts[k - 1], str)].count(False)
+                out.append((self.beside * pictures or self.between, True))
+            out.append((part, False) if words else part)
+        return out
+
+    def turns(
+        self, messages: Sequence[tuple[str, list[Any]]], reply: bool, draw: bool
+    ) -> list[tuple[str, list[Any]]]:
+        """(role, pieces) of a conversation: in the user's all that is not the assistant's."""
+        out: list[tuple[str, list[Any]]] = []
+        asked: list[Any] = [] if draw else [(self.system, True)]
+        for role, parts in messages:
+            if role == "user":
+                asked += [(self.user[0], True), *self.said(parts), (self.user[1], True)]
+                continue
+            asked.append((self.assistant[0], True))
+            out += [("user", asked), ("assistant", [(self.assistant[1], True), *self.said(parts)])]
+            asked = []
+        if reply:
+            asked.append((self.assistant[0], True))
+        return [*out, ("user", asked)] if asked else out
+
+
 @dataclass(frozen=True)
 class Prompt:
     """ids of a conversation with the reply opened; its views (N, C, H, W), None without any."""
@@ -74,69 +151,133 @@ class Prompt:
 
 
 class UnifiedProcessor(ProcessorMixin):
-    """Text tokenizer and picture preprocessing of one model, and the layout of its sequences."""
+    """Text tokenizer and picture preprocessing of one model, and the layout of its sequences.
+
+    Args:
+        text_size, control_ids, template, reread, unconditional: as in `UnifiedConfig`.
+        chat_template: that of a published model, kept for those who run it; never run here.
+    """
 
     def __init__(
         self,
         image_processor: UnifiedImageProcessor,
-        tokenizer: TextTokenizer,
+        tokenizer: TextTokenizer | PublishedTokenizer,
         codebooks: Sequence[int] = (2048,),
         books: Sequence[int] = (0,) * 64,
         view_length: int = 16,
         chat_template: str | None = None,
+        text_size: int | None = None,
+        control_ids: dict[str, int] | None = None,
+        template: dict[str, Any] | None = None,
+        reread: bool = True,
+        unconditional: str = "fresh",
         **kwargs: Any,
     ):
         self.codebooks, self.books = list(codebooks), list(books)
-        self.view_length = view_length
+        self.view_length, self.text_size = view_length, text_size
+        self.control_ids, self.template = control_ids, template
+        self.reread, self.unconditional = reread, unconditional
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
-    def of(cls, config: UnifiedConfig, tokenizer: TextTokenizer) -> UnifiedProcessor:
+    def of(
+        cls,
+        config: UnifiedConfig,
+        tokenizer: TextTokenizer | PublishedTokenizer,
+        chat_template: str | None = None,
+    ) -> UnifiedProcessor:
         """The processor of a model."""
-        layout = config.layout
+        layout, vision = config.layout, config.vision_config
         return cls(
-            UnifiedImageProcessor(config.vision_config.image_size),
+            UnifiedImageProcessor(vision.image_size, getattr(vision, "background", None)),
             tokenizer,
             codebooks=layout.codebooks,
             books=layout.books,
             view_length=layout.view_length,
+            chat_template=chat_template,
+            text_size=config.text_size,
+            control_ids=config.control_ids,
+            template=config.template,
+            reread=config.reread,
+            unconditional=config.unconditional,
         )
 
     @property
     def layout(self) -> Layout:
-        vocabulary = Vocabulary(self.tokenizer.vocab_size, sum(self.codebooks))
-        return Layout(vocabulary, tuple(self.codebooks), tuple(self.books), self.view_length)
+        size = self.text_size or self.tokenizer.vocab_size
+        return Layout(
+            Vocabulary.of(size, sum(self.codebooks), self.control_ids),
+            tuple(self.codebooks),
+            tuple(self.books),
+            self.view_length,
+            reread=self.reread,
+            unconditional=self.unconditional,
+        )
 
     def prompt(
         self,
         messages: list[dict[str, Any]],
         encode: Callable[[torch.Tensor], list[int]],
         user_picture: str = "codes+view",
+        draw: bool = False,
     ) -> Prompt:
         """Flatten messages for a reply.
 
         Args:
             encode: one picture's pixels (C, H, W) -> its codes; for pictures that stand as codes.
             user_picture: "codes+view" or "view".
+            draw: the reply is a picture.
 
         Raises:
             ValueError: a message is malformed; it is named by its place.
         """
-        turns, views = [], []
-        for place, message in enumerate(messages):
-            parts: list[Text | Picture] = []
-            role, content = read_message(message, place)
-            for part in content:
-                if isinstance(part, str):
-                    parts.append(Text(tuple(self.tokenizer.ids(part))))
-                    continue
-                pixels = self.image_processor.pixels(part)
-                as_codes = role == "assistant" or user_picture == "codes+view"
-                parts.append(Picture(tuple(encode(pixels)) if as_codes else None))
-                views.append(pixels)
-            turns.append(Turn(role, tuple(parts)))
+        turns, views = self.turns(messages, encode, user_picture, reply=True, draw=draw)
         ids = self.layout.flatten(turns, reply=True).ids
         return Prompt(tuple(ids), torch.stack(views) if views else None)
+
+    def turns(
+        self,
+        messages: list[dict[str, Any]],
+        encode: Callable[[torch.Tensor], list[int]],
+        user_picture: str = "codes+view",
+        *,
+        reply: bool = False,
+        draw: bool = False,
+    ) -> tuple[list[Turn], list[torch.Tensor]]:
+        """Messages as turns for the layout, and the pixels (C, H, W) of their views in order.
+
+        A picture of the assistant's stands as it was written: as codes, and as the view where it
+        was read back. A model that reads nothing back sees it as it sees a user's.
+        """
+        views: list[torch.Tensor] = []
+
+        def shown(image: Image.Image, role: str) -> Picture:
+            pixels = self.image_processor.pixels(image)
+            written = role == "assistant" and self.reread
+            views.append(pixels)
+            as_codes = written or user_picture == "codes+view"
+            return Picture(tuple(encode(pixels)) if as_codes else None)
+
+        read = [read_message(message, place) for place, message in enumerate(messages)]
+        said: list[tuple[str, list[Any]]] = [
+            (role, [p if isinstance(p, str) else shown(p, role) for p in content])
+            for role, content in read
+        ]
+        if self.template is not None:
+            said = Template(**self.template).turns(said, reply, draw)
+        return [Turn(role, tuple(self._parts(pieces))) for role, pieces in said], views
+
+    def _parts(self, pieces: list[Any]) -> list[Text | Picture]:
+        """Strings, or runs of a template's words and a message's, become text."""
+        parts: list[Text | Picture] = []
+        for kind, run in groupby(pieces, type):
+            if kind is str:
+                parts += [Text(tuple(self.tokenizer.ids(text))) for text in run]
+            elif kind is tuple:
+                parts.append(Text(tuple(self.tokenizer.written(run))))
+            else:
+                parts += run
+        return parts
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
         """Plain pieces: text(s) -> input_ids (lists), picture(s) -> pixel_values."""
@@ -178,6 +319,6 @@ def read_message(message: dict[str, Any], place: int = 0) -> tuple[str, list[str
     return role, parts
 
 
-AutoTokenizer.register(UnifiedConfig, TextTokenizer)
+AutoTokenizer.register(UnifiedConfig, TextTokenizer, PublishedTokenizer)
 AutoImageProcessor.register(UnifiedConfig, image_processor_classes={"pil": UnifiedImageProcessor})
 AutoProcessor.register(UnifiedConfig, UnifiedProcessor)

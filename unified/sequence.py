@@ -23,15 +23,20 @@ ROLES = ("user", "assistant")
 
 @dataclass(frozen=True)
 class Text:
+    """loss: whether it is learnt; None: as its turn says."""
+
     ids: tuple[int, ...]
+    loss: bool | None = None
 
 
 @dataclass(frozen=True)
 class Picture:
-    """codes: in written order, None where it stands as a view only."""
+    """codes: in written order, None where it stands as a view only. loss: whether the codes are
+    learnt; None: as its turn says."""
 
     codes: tuple[int, ...] | None
     view: bool = True
+    loss: bool | None = None
 
     def __post_init__(self) -> None:
         if self.codes is None and not self.view:
@@ -40,7 +45,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Turn:
-    """loss: whether an assistant's turn is learnt; a user's never is."""
+    """loss: whether an assistant's turn is learnt; a user's is not. A part may say otherwise; of
+    the turn, <end> is left."""
 
     role: str
     parts: tuple[Text | Picture, ...]
@@ -129,11 +135,12 @@ class Layout:
             if self.roles:
                 out.add([control(turn.role)], False)
             for part in turn.parts:
+                own = learn if part.loss is None else part.loss
                 if isinstance(part, Text):
                     self._check_text(part.ids)
-                    out.add(part.ids, learn)
+                    out.add(part.ids, own)
                 else:
-                    self._add_picture(out, part, learn)
+                    self._add_picture(out, part, own)
             if self.roles or turn.role == "assistant":
                 out.add([control("end")], learn)
         if reply and self.roles:

@@ -69,7 +69,9 @@ class Vocabulary:
     @classmethod
     def of(cls, text_size: int, image_size: int, ids: Mapping[str, int] | None) -> Self:
         """With the control tokens at `ids`; after the text where there are none."""
-        return cls(text_size, image_size, tuple((ids or {}).items()))
+        given = ids or {}
+        order = sorted(given, key=lambda name: (*CONTROL, name).index(name))
+        return cls(text_size, image_size, tuple((name, given[name]) for name in order))
 
     def __len__(self) -> int:
         return self.image_start + self.image_size
@@ -83,8 +85,10 @@ class Vocabulary:
     @cached_property
     def _names(self) -> dict[int, tuple[str, ...]]:
         found: dict[int, tuple[str, ...]] = {}
-        for name, token in self.controls.items():
-            found[token] = (*found.get(token, ()), name)
+        for name in CONTROL:
+            if name in self.controls:
+                token = self.controls[name]
+                found[token] = (*found.get(token, ()), name)
         return found
 
     @cached_property

@@ -47,7 +47,16 @@ def read(path: str | os.PathLike[str], longest: int | None = None) -> Image.Imag
         MediaError: the file is missing, no plain file, unreadable, empty, too large, not a picture
             of these kinds, cut short or damaged.
     """
-    name, data = named(path), _bytes(Path(path))
+    return decode(_bytes(Path(path)), named(path), longest)
+
+
+def decode(data: bytes, name: str, longest: int | None = None) -> Image.Image:
+    """`read` for the bytes of a file, which errors call `name`."""
+    if not data:
+        raise MediaError(f"{name}: the file is empty; give a {KINDS} file")
+    if len(data) > MAX_BYTES:
+        size = f"{len(data) / 2**20:.0f} MB"
+        raise MediaError(f"{name}: {size}, and the limit is {MAX_BYTES // 2**20} MB")
     with _guarded(name):
         image = _open(name, data)
         image.load()

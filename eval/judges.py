@@ -1,0 +1,330 @@
+"""Who says whether a drawing is right: exact facts, an image-text model, the model, features.
+
+A judge is named and has a revision, and both stand in every row that it had a part in. Judges that
+are models are loaded when they are first asked. What a judge says that is no answer is `Unscored`,
+never a score. Knows nothing of benchmarks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from unified.eval import judge as synthesis
+from unified.eval.answers import chosen_option, yes_or_no
+from unified.media.picture import named
+from unified.toybox.sprites import COLOURS, OBJECTS, SHAPES
+
+SELF = "self"
+BUILT_IN = ("toybox", SELF, "features")
+
+
+class Unscored(ValueError):
+    """A sample that cannot be scored: why; `outside` where it is not for this judge at all."""
+
+    def __init__(self, reason: str, outside: bool = False):
+        super().__init__(reason)
+        self.outside = outside
+
+
+class Judge(Protocol):
+    """Attributes: name and revision, for the rows; kind: "facts", "questions" or "features"."""
+
+    name: str
+    revision: str
+    kind: str
+
+
+class ToyboxJudge:
+    """The exact judge of toybox pictures, as a detector of what the toybox has names for."""
+
+    kind = "facts"
+    name, revision = f"toybox {synthesis.NAME}", str(synthesis.VERSION)
+
+    def fulfils(self, image: Image.Image, request: dict[str, Any]) -> bool:
+        """Whether a picture shows what was asked for and nothing else."""
+        return synthesis.check(synthesis.judge(image), request)
+
+    def geneval(self, image: Image.Image, metadata: dict[str, Any]) -> bool:
+        """GenEval's rule on one picture: at least so many of each class, of its colour, in its
+        place, and fewer than so many of what is excluded.
+
+        Raises:
+            Unscored: a class or colour that the toybox has no name for.
+        """
+        included, excluded = metadata.get("include", []), metadata.get("exclude", [])
+        for wanted in (*included, *excluded):
+            self._check_known(wanted)
+        found = synthesis.judge(image)
+        groups: list[list[Any] | None] = []
+        right = True
+        for wanted in included:
+            things = [t for t in found.things if t.name == _thing(wanted["class"])]
+            if wanted.get("color"):
+                things = [t for t in things if t.colour == _colour(wanted["color"])]
+            matched = len(things) >= wanted["count"]
+            if matched and wanted.get("position"):
+                name, target = wanted["position"]
+                others = groups[target] if target < len(groups) else None
+                matched = bool(others) and all(
+                    synthesis.relation(a, b) == name
+                    for a in things[: wanted["count"]] for b in others or ()
+                )  # fmt: skip
+            groups.append(things[: wanted["count"]] if matched else None)
+            right = right and matched
+        for barred in excluded:
+            count = sum(t.name == _thing(barred["class"]) for t in found.things)
+            right = right and count < barred["count"]
+        return right
+
+    @staticmethod
+    def _check_known(wanted: dict[str, Any]) -> None:
+        """Shapes have a colour; an object has the one it is drawn in, and no other can be asked."""
+        name, colour = _thing(wanted["class"]), wanted.get("color")
+        if name not in OBJECTS and name not in SHAPES:
+            raise Unscored(f"the toybox has no {wanted['class']!r}", outside=True)
+        if colour and (name in OBJECTS or _colour(colour) not in COLOURS):
+            raise Unscored(f"the toybox has no {colour} {wanted['class']}", outside=True)
+
+
+_ALSO = {"sports ball": "ball", "grey": "gray"}
+
+
+def _thing(name: str) -> str:
+    return _ALSO.get(name, name)
+
+
+def _colour(name: str) -> str:
+    return _ALSO.get(name, name)
+
+
+class Questioner:
+    """What judges that answer questions have in common."""
+
+    kind = "questions"
+    name: str
+    revision: str
+
+    def says(self, images: list[Image.Image], questions: list[str]) -> list[str]:
+        """The answers as they are said."""
+        raise NotImplementedError
+
+    def yes(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[bool]:
+        """Yes or no to each question about its picture.
+
+        Raises:
+            Unscored: an answer is neither.
+        """
+        said = self.says(list(images), list(questions))
+        out = []
+        for question, text in zip(questions, said, strict=True):
+            found = yes_or_no(text)
+            if found is None:
+                raise Unscored(f"the judge {self.name} answered {text[:40]!r} to {question[:60]!r}")
+            out.append(found)
+        return out
+
+    def choose(self, image: Image.Image, question: str, choices: Sequence[str]) -> int:
+        """Which of the choices is its answer.
+
+        Raises:
+            Unscored: it named none of them.
+        """
+        asked = f"{question} Choose one: {', '.join(choices)}."
+        (text,) = self.says([image], [asked])
+        found = chosen_option(text, choices)
+        if found is None:
+            raise Unscored(f"the judge {self.name} answered {text[:40]!r} to {asked[:60]!r}")
+        return found
+
+
+class SelfJudge(Questioner):
+    """The model under test judging its own drawings; its rows say so, loudly."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.name = f"SELF-JUDGED by {getattr(model, 'source', '') or 'the model'}"
+        self.revision = str(getattr(model, "revision", ""))
+
+    def says(self, images: list[Image.Image], questions: list[str]) -> list[str]:
+        answers: list[str] = self.model.ask(images, questions, seed=0)
+        return answers
+
+
+def directory_revision(folder: Path) -> str:
+    """The first digits of a hash over the weights and configuration of a model directory."""
+    found = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json") and path.is_file():
+            with path.open("rb") as file:
+                found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12]
+
+
+def _architecture(folder: Path) -> str:
+    """The class that a transformers directory names.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(config["architectures"][0])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        raise ValueError(
+            f"{named(folder)}: no model of transformers there (config.json with architectures);"
+            f" a judge is one of {', '.join(BUILT_IN)}, or such a directory"
+        ) from None
+
+
+class TransformersJudge(Questioner):
+    """Any image-text model of transformers itself, from a directory, safetensors only."""
+
+    def __init__(self, folder: Path, longest: int = 16):
+        self.folder, self.longest = folder, longest
+        self.architecture = _architecture(folder)
+        self.name, self.revision = folder.name, directory_revision(folder)
+        self._loaded: tuple[Any, Any] | None = None
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            import transformers
+
+            kind = getattr(transformers, self.architecture, None)
+            if kind is None or not hasattr(kind, "generate"):
+                raise ValueError(
+                    f"{named(self.folder)}: {self.architecture} answers no questions in this"
+                    " transformers; name an image-text model"
+                )
+            try:
+                processor = transformers.AutoProcessor.from_pretrained(
+                    self.folder, local_files_only=True
+                )
+                model = kind.from_pretrained(
+                    self.folder, local_files_only=True, use_safetensors=True
+                )
+            except (OSError, ValueError, RuntimeError, ImportError) as error:
+                reason = " ".join(str(error).split())[:120]
+                raise ValueError(f"{named(self.folder)}: cannot be loaded: {reason}") from None
+            self._loaded = processor, model.eval()
+        return self._loaded
+
+    def says(self, images: list[Image.Image], questions: list[str]) -> list[str]:
+        import torch
+
+        processor, model = self._load()
+        answers = []
+        for image, question in zip(images, questions, strict=True):
+            inputs = processor(
+                images=image.convert("RGB"), text=self._words(processor, question),
+                return_tensors="pt",
+            )  # fmt: skip
+            with torch.inference_mode():
+                ids = model.generate(**inputs, max_new_tokens=self.longest, do_sample=False)
+            if not model.config.is_encoder_decoder and ids.shape[1] > inputs["input_ids"].shape[1]:
+                start = inputs["input_ids"].shape[1]
+                if torch.equal(ids[:, :start].cpu(), inputs["input_ids"].cpu()):
+                    ids = ids[:, start:]
+            answers.append(processor.batch_decode(ids, skip_special_tokens=True)[0].strip())
+        return answers
+
+    @staticmethod
+    def _words(processor: Any, question: str) -> str:
+        """The question in the model's own frame: its chat template, else its picture token."""
+        if getattr(processor, "chat_template", None):
+            content = [{"type": "image"}, {"type": "text", "text": question}]
+            words: str = processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True
+            )
+            return words
+        token = getattr(processor, "image_token", None)
+        return f"{token}\n{question}" if token else question
+
+
+class PixelFeatures:
+    """Pictures shrunk to 8x8: the plainest features there are, for a world without textures."""
+
+    kind = "features"
+    name, revision = "pixels 8x8", "1"
+
+    def features(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Pictures -> (n, 192), in [0, 1]."""
+        small = (i.convert("RGB").resize((8, 8), Image.Resampling.BOX) for i in images)
+        return np.stack([np.asarray(image, np.float64).ravel() / 255 for image in small])
+
+
+class TransformersFeatures:
+    """Pooled features of a vision encoder in a directory of transformers."""
+
+    kind = "features"
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.name = f"{folder.name} ({_architecture(folder)})"
+        self.revision = directory_revision(folder)
+        self._loaded: tuple[Any, Any] | None = None
+
+    def features(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Pictures -> (n, D)."""
+        import torch
+        from transformers import AutoImageProcessor, AutoModel
+
+        if self._loaded is None:
+            try:
+                processor = AutoImageProcessor.from_pretrained(self.folder, local_files_only=True)
+                model = AutoModel.from_pretrained(
+                    self.folder, local_files_only=True, use_safetensors=True
+                )
+            except (OSError, ValueError, RuntimeError, ImportError) as error:
+                reason = " ".join(str(error).split())[:120]
+                raise ValueError(f"{named(self.folder)}: cannot be loaded: {reason}") from None
+            self._loaded = processor, model.eval()
+        processor, model = self._loaded
+        out = []
+        for image in images:
+            pixels = processor(images=image.convert("RGB"), return_tensors="pt")
+            with torch.inference_mode():
+                found = getattr(model, "vision_model", model)(**pixels)
+            pooled = getattr(found, "pooler_output", None)
+            pooled = found.last_hidden_state.mean(1) if pooled is None else pooled
+            out.append(pooled.flatten().double().numpy())
+        return np.stack(out)
+
+
+def make(judge: str, kind: str, model: Any) -> Any:
+    """The judge of a name, of the kind that a scorer needs.
+
+    Args:
+        judge: one of BUILT_IN, or a directory of transformers.
+        kind: "facts", "questions" or "features"; "" for none.
+
+    Raises:
+        ValueError: no such judge, or of another kind.
+    """
+    if not kind:
+        return None
+    if judge == "toybox":
+        found: Any = ToyboxJudge()
+    elif judge == SELF:
+        found = SelfJudge(model)
+    elif judge == "features":
+        found = PixelFeatures()
+    elif Path(judge).is_dir():
+        found = (
+            TransformersFeatures(Path(judge))
+            if kind == "features"
+            else TransformersJudge(Path(judge))
+        )
+    else:
+        raise ValueError(
+            f"unknown judge {judge!r}; one of {', '.join(BUILT_IN)}, or a model directory"
+        )
+    if found.kind != kind:
+        raise ValueError(f"the judge {judge!r} knows {found.kind}; this benchmark needs {kind}")
+    return found

@@ -1,0 +1,69 @@
+"""What verbs share: loading a model, saying what is going on, printing results."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from unified.media import picture
+
+
+def load(model: str | None, device: str | None, adapters: list[Path] | None = None) -> Any:
+    """The model of a directory, the shipped one where none is named, and adapters on it."""
+    with status("Loading torch") as change:
+        from unified.handle import load
+
+        change("Loading the model")
+        return load(model, device, adapters=adapters or ())
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any, path: Path | None = None) -> None:
+    """JSON on standard output, or in a file."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    if path is None:
+        print(text)
+    elif path.exists() and not path.is_file():  # such as /dev/stdout
+        path.write_text(text + "\n", encoding="utf-8")
+    else:
+        picture.write_atomic(Path(os.path.realpath(path)), (text + "\n").encode())
+
+
+@contextmanager
+def status(text: str) -> Iterator[Any]:
+    """A spinner on standard error; yields what changes its text. Silent where no one looks."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status(f"{text} …") as shown:
+        yield lambda text: shown.update(f"{text} …")
+
+
+@contextmanager
+def bar(text: str) -> Iterator[Any]:
+    """A bar with the time left on standard error; yields `step(done, total)`."""
+    words = TextColumn("{task.description}")
+    columns = (SpinnerColumn(), words, BarColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task(text, total=None)
+
+        def step(done: int, total: int | None = None, what: str = text) -> None:
+            progress.update(task, completed=done, total=total, description=what or text)
+
+        yield step
