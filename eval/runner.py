@@ -36,21 +36,6 @@ BATCH = 32  # pictures or questions that a model is given at once
 Progress = Callable[[int, int, str], None]
 
 
-class Seeds(int):
-    """The seeds of a batch as the one number that a model takes: models give request k the seed
-    `seed + k`, and of this one that sum is seed k."""
-
-    each: tuple[int, ...]
-
-    def __new__(cls, each: Sequence[int]) -> Seeds:
-        found = super().__new__(cls, each[0])
-        found.each = tuple(each)
-        return found
-
-    def __add__(self, place: int) -> int:
-        return self.each[place]
-
-
 def seed_of(seed: int, task: str, sample: str, place: int = 0) -> int:
     """The seed of one sample, below 2^48: the same whatever else is asked, and in what order."""
     text = f"{seed}/{task}/{sample}/{place}"
@@ -380,7 +365,7 @@ def _drawn(model: Any, spec: Benchmark, batch: list[Sample], plan: Plan) -> list
     verb = model.animate if spec.modality == "film" else model.generate
 
     def ask(items: list[Any], seeds: list[int]) -> list[Any]:
-        made: list[Any] = verb(list(items), seed=Seeds(seeds), **sampling)
+        made: list[Any] = verb(list(items), seed=seeds, **sampling)
         return made
 
     places = [(sample, k) for sample in batch for k in range(spec.pictures)]
@@ -412,14 +397,12 @@ def _answered(model: Any, spec: Benchmark, batch: list[Sample], plan: Plan) -> l
     def one(places: list[Any], seeds: list[int]) -> list[Any]:
         pictures = [shown[k][0] for k in places]
         said: list[str] = model.ask(pictures, [batch[k].prompt for k in places],
-                                    seed=Seeds(seeds), **sampling)  # fmt: skip
+                                    seed=seeds, **sampling)  # fmt: skip
         return [Reply(text) for text in said]
 
     def chat(places: list[Any], seeds: list[int]) -> list[Any]:
         talks = [_message(shown[k], batch[k].prompt) for k in places]
-        return [
-            Reply(_text(reply)) for reply in model.chat_batch(talks, seed=Seeds(seeds), **sampling)
-        ]
+        return [Reply(_text(reply)) for reply in model.chat_batch(talks, seed=seeds, **sampling)]
 
     def likelihood(places: list[Any], seeds: list[int]) -> list[Any]:
         return [

@@ -57,19 +57,21 @@ class Model:
         self.shown.append((prompt, pictures))
         return next((said for key, said in self.book.items() if key in prompt), "I do not know.")
 
-    def generate(self, prompt: list[str], *, seed: int, **_: Any) -> list[Image.Image]:
-        return [self.draw(text, seed + k) for k, text in enumerate(prompt)]
+    def generate(self, prompt: list[str], *, seed: Sequence[int], **_: Any) -> list[Image.Image]:
+        return [self.draw(text, seed[k]) for k, text in enumerate(prompt)]
 
-    def animate(self, prompt: list[str], *, seed: int, **_: Any) -> list[np.ndarray]:
-        return [np.full((3, 16, 16, 3), (seed + k) % 200, np.uint8) for k in range(len(prompt))]
+    def animate(self, prompt: list[str], *, seed: Sequence[int], **_: Any) -> list[np.ndarray]:
+        return [np.full((3, 16, 16, 3), seed[k] % 200, np.uint8) for k in range(len(prompt))]
 
-    def ask(self, image: list[Image.Image], question: list[str], *, seed: int, **_: Any) -> Any:
+    def ask(
+        self, image: list[Image.Image], question: list[str], *, seed: Sequence[int], **_: Any
+    ) -> Any:
         return [self._say(text, 1) for text in question]
 
     def ask_sound(self) -> None:
         raise AssertionError("no sound is asked about here")
 
-    def chat_batch(self, conversations: list[Any], *, seed: int, **_: Any) -> list[Any]:
+    def chat_batch(self, conversations: list[Any], *, seed: Sequence[int], **_: Any) -> list[Any]:
         out = []
         for (message,) in conversations:
             kinds = [part["type"] for part in message["content"]]

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 LINES = [line for _, block in BLOCKS for line in block.splitlines()]
-COMMANDS = [line for line in LINES if re.match(r"(unified|printf .*\| unified|python -m|mkdir) ", line)]
+RUN = re.compile(r"(unified|printf .*\| unified|python -m|mkdir) ")
+COMMANDS = [line for line in LINES if RUN.match(line)]
 LONG = [line for line in COMMANDS if re.search(r"#.*(hours|minutes)", line)]
 PYTHON = [block for language, block in BLOCKS if language == "python"]
 

@@ -25,6 +25,7 @@ REMEMBERED = 1024  # pictures
 CHAT, DRAWING, ANSWER = 300, 200, 100  # ids of a reply at most, unless a picture takes more
 
 Message = dict[str, Any]
+Seeds = int | Sequence[int]  # of the first of several requests, the others follow; or of each
 
 
 class ContextError(ValueError):
@@ -155,15 +156,15 @@ class Unified:
         self,
         conversations: list[list[Message]],
         *,
-        seed: int = 0,
+        seed: Seeds = 0,
         most: int | None = None,
         batch_size: int = 32,
         **sampling: Any,
     ) -> list[Message]:
-        """Replies to several conversations, decoded together; request k has seed + k."""
+        """Replies to several conversations, decoded together; the k-th has seed + k, or seed[k]."""
         most = most or self._most(CHAT)
         requests = [
-            self._request(self._fit(messages, most)[0], seed + k, most, sampling)
+            self._request(self._fit(messages, most)[0], _nth(seed, k), most, sampling)
             for k, messages in enumerate(conversations)
         ]
         return [self._message(reply) for reply in self._run(requests, batch_size)]
@@ -176,7 +177,7 @@ class Unified:
         *,
         n: int = 1,
         image: Image.Image | None = None,
-        seed: int = 0,
+        seed: Seeds = 0,
         batch_size: int = 32,
         on_step: Callable[[int, int], None] | None = None,
         **sampling: Any,
@@ -184,8 +185,8 @@ class Unified:
         """Draw `n` pictures of each prompt, whatever the model would say to it (forced). As in
         chat, it first says to itself what it understood, and draws that.
 
-        Picture k of all is drawn with seed + k. `on_step(done, total)` counts codes. `image` is
-        shown to the model with each prompt.
+        Picture k of all is drawn with seed + k, or seed[k]. `on_step(done, total)` counts codes.
+        `image` is shown to the model with each prompt.
         """
         replies = self._draw("only", prompt, n, seed, batch_size, on_step, sampling, image)
         return [UnifiedImageProcessor.picture(reply.pictures[0]) for reply in replies]
@@ -195,7 +196,7 @@ class Unified:
         prompt: str | list[str],
         *,
         n: int = 1,
-        seed: int = 0,
+        seed: Seeds = 0,
         batch_size: int = 32,
         on_step: Callable[[int, int], None] | None = None,
         **sampling: Any,
@@ -210,7 +211,7 @@ class Unified:
         how: str,
         prompt: str | list[str],
         n: int,
-        seed: int,
+        seed: Seeds,
         batch_size: int,
         on_step: Callable[[int, int], None] | None,
         sampling: dict[str, Any],
@@ -227,7 +228,7 @@ class Unified:
             message = {"role": "user", "content": content}
             fitted = self._fit([message], most, draw=how == "now")[0]
             for _ in range(n):
-                request = self._request(fitted, seed + len(requests), most, sampling)
+                request = self._request(fitted, _nth(seed, len(requests)), most, sampling)
                 requests.append(replace(request, draw=how))
         return self._run(requests, batch_size, on_step)
 
@@ -236,7 +237,7 @@ class Unified:
         image: Image.Image | list[Image.Image],
         question: str | list[str],
         *,
-        seed: int = 0,
+        seed: Seeds = 0,
         most: int = ANSWER,
         batch_size: int = 32,
         **sampling: Any,
@@ -252,7 +253,8 @@ class Unified:
         for k, (picture, text) in enumerate(zip(images, questions, strict=True)):
             content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
             prompt = self._fit([{"role": "user", "content": content}], most, "view")[0]
-            requests.append(replace(self._request(prompt, seed + k, most, sampling), draw="never"))
+            request = self._request(prompt, _nth(seed, k), most, sampling)
+            requests.append(replace(request, draw="never"))
         answers = [self._text(reply.ids) for reply in self._run(requests, batch_size)]
         return answers if several else answers[0]
 
@@ -457,6 +459,10 @@ class Unified:
 
     def _made(self) -> families.Made:
         return families.Made(self.model, self.processor, self.codec, self.sampling)
+
+
+def _nth(seed: Seeds, k: int) -> int:
+    return seed + k if isinstance(seed, int) else seed[k]
 
 
 def _key(image: Image.Image) -> bytes:
