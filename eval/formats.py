@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from unified.eval import drawing, paired, understanding
+from unified.eval import drawing, lessons, paired, understanding
 from unified.eval.benchmark import Benchmark, BenchmarkError
 from unified.eval.items import Data, DataError, Sample
 from unified.media.picture import named
@@ -40,6 +40,7 @@ READERS: dict[str, Reader] = {
 }
 WORLD: dict[str, Callable[[Benchmark, int, int | None], Iterator[Sample]]] = {
     "toybox_paired": paired.samples,
+    "toybox_lessons": lessons.samples,
 }  # made rather than read: (benchmark, seed, limit)
 
 
