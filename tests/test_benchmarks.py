@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,10 +244,12 @@ def test_fidelity_names_its_features(tmp_path: Path) -> None:
 class Painter(Model):
     """Knows every fact of the paired toybox."""
 
-    def generate(self, prompt: list[str], *, seed: int, **_: Any) -> list[Image.Image]:
+    def generate(self, prompt: list[str], *, seed: Sequence[int], **_: Any) -> list[Image.Image]:
         return [Image.fromarray(render(self.scenes[text])) for text in prompt]
 
-    def ask(self, image: list[Image.Image], question: list[str], *, seed: int, **_: Any) -> Any:
+    def ask(
+        self, image: list[Image.Image], question: list[str], *, seed: Sequence[int], **_: Any
+    ) -> Any:
         return [self.answers[i.tobytes(), q] for i, q in zip(image, question, strict=True)]
 
     def __post_init__(self) -> None:

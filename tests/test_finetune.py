@@ -23,7 +23,7 @@ from unified.media import picture
 from unified.toybox.scene import render, sample_scene
 from unified.train.finetune import check, finetune, prepare
 from unified.train.mixture import Epochs, Mixture
-from unified.train.prefer import log_probabilities
+from unified.train.prefer import PreferenceStage, log_probabilities
 from unified.train.readers import read
 from unified.train.records import DataError
 from unified.train.tuning import TuningConfig, read_config
@@ -194,12 +194,10 @@ def preferences(path: Path, folder: Path, count: int = 6) -> Path:
     pictures(folder, count)
     lines = []
     for k in range(count):
-        better, worse = (
-            {"role": "assistant", "content": [{"type": "image", "path": f"{folder.name}/{j}.png"}]}
-            for j in (k, (k + 1) % count)
-        )
-        if k % 2:
-            better, worse = ({"role": "assistant", "content": word} for word in ("yes", "no"))
+        files = (f"{folder.name}/{j}.png" for j in (k, (k + 1) % count))
+        drawn: list[Any] = [[{"type": "image", "path": file}] for file in files]
+        contents = ["yes", "no"] if k % 2 else drawn
+        better, worse = ({"role": "assistant", "content": content} for content in contents)
         told = [{"role": "user", "content": f"number {k}"}, better]
         lines.append({"messages": told, "rejected": [worse]})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -210,18 +208,22 @@ def test_a_replys_probability_is_the_sum_over_its_tokens(tiny_run: Path, tmp_pat
     data = read(str(preferences(tmp_path / "pairs.jsonl", tmp_path / "pictures")))
     config = read_config(None, ["loop.batch_size=3", "micro_batch=6"])
     stage = prepare(load(tiny_run / "model", device="cpu"), data, config)
+    assert isinstance(stage, PreferenceStage)
     (part,) = stage.batch(0)
     model = stage.handle.model.eval()
     with torch.inference_mode():
         sums = log_probabilities(model, part.batch)
         for k, row in enumerate(sums):
-            seen = int((part.batch.ids[:k] == stage.handle.layout.vocabulary.control("view")).sum())
-            own = int((part.batch.ids[k] == stage.handle.layout.vocabulary.control("view")).sum())
+            view = stage.handle.layout.vocabulary.control("view")
+            seen, own = (
+                int((ids == view).sum()) for ids in (part.batch.ids[:k], part.batch.ids[k])
+            )
+            assert part.batch.views is not None
             views = part.batch.views[seen : seen + own] if own else None
             alone = model.target_losses(
                 part.batch.ids[k : k + 1], views, part.batch.labels[k : k + 1]
             )
-            torch.testing.assert_close(row, -sum(x.sum() for x in alone), atol=1e-3, rtol=1e-4)
+            torch.testing.assert_close(row, -torch.cat(alone).sum(), atol=1e-3, rtol=1e-4)
     loss, values = stage.loss(part, 0)  # the adapter changes nothing yet
     assert loss.item() == pytest.approx(np.log(2), rel=1e-4) and values["margin"] == 0
 

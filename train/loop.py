@@ -116,6 +116,8 @@ def optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimiz
         _known(name, model)
     groups = dict(sorted(groups.items(), key=lambda entry: (-entry[0][1], entry[0][2])))
     rate = config.learning_rate
+    adamw: list[dict[str, Any]]
+    muon: list[dict[str, Any]]
     adamw, muon = (
         [
             {"params": parameters, "weight_decay": decay, "share": share}
@@ -225,7 +227,7 @@ def fit(
             last = done == config.steps
             if done % config.log_every == 0 or last:
                 now = time.perf_counter()
-                row = {**crew.add_values(total), "norm": norm, "rate": rate,
+                row = {**crew.add_values(dict(total)), "norm": norm, "rate": rate,
                        "samples_per_second": seen / (now - clock)}  # fmt: skip
                 seen, clock = 0, now
                 journal.write(done, row | ({"skipped": skipped} if skipped else {}))
