@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+from unified.eval import pairs
 from unified.eval.benchmark import load
 from unified.eval.formats import read
 from unified.eval.judge import check, judge
 from unified.toybox.lessons import LESSONS, PICTURES, lesson, write
-from unified.toybox.scene import render
+from unified.toybox.samples import benchmark_prompt
+from unified.toybox.scene import Scene, Thing, render
 from unified.train import readers
 
 
@@ -44,3 +48,29 @@ def test_lessons_are_data_and_a_benchmark(tmp_path: Path) -> None:
     samples = read(load("toybox_lessons"), None, limit=6)
     assert [sample.skill for sample in samples] == ["zib"] * 3 + ["wallpaper"] * 3
     assert samples[0].prompt.startswith("Draw a zib ")
+
+
+def test_drawings_are_ranked_by_the_judge(tmp_path: Path) -> None:
+    """A painter that is right at every other drawing gives a pair of every prompt."""
+
+    class Painter:
+        def draw(self, prompts: list[str], *, n: int, seed: int, **_: Any) -> list[Any]:
+            empty = Scene((), "white")
+            drawn = [render(scenes[p] if k % 2 else empty) for p in prompts for k in range(n)]
+            said = {"type": "text", "text": "Here."}
+            return [
+                {"role": "assistant",
+                 "content": [said, {"type": "image", "image": Image.fromarray(picture)}]}
+                for picture in drawn
+            ]  # fmt: skip
+
+    scenes: dict[str, Scene] = {}
+    for number in range(5):
+        prompt, facts = benchmark_prompt("single object", pairs.SEED, number, "seen")
+        (thing,) = facts["things"]
+        scenes[prompt] = Scene.of([Thing(thing["name"], thing["colour"], "big", 1, 1)], "white")
+    assert pairs.collect(Painter(), "single object", tmp_path, prompts=5) >= 4  # or a named place
+    data = readers.read(str(tmp_path / "pairs.jsonl"))
+    assert data[0].rejected is not None
+    better = [part for part in data[0].messages[-1].parts if part.type == "image"]
+    assert isinstance(better[0].media, Path) and better[0].media.is_file()
