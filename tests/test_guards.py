@@ -30,6 +30,8 @@ SETTINGS = LoopConfig(
 class Line:
     """y = 2 x, learnt from numbers that depend on the step alone; `hook` sees every loss."""
 
+    pool = 1
+
     def __init__(self, hook: Any = None):
         torch.manual_seed(0)
         self.model = nn.ModuleDict({"first": nn.Linear(1, 4), "last": nn.Linear(4, 1)})
@@ -116,6 +118,32 @@ def test_a_full_disk_leaves_the_last_checkpoint(
         train(Line(), tmp_path, steps=8, schedule="wsd")
     found = checkpoint.latest(tmp_path / "checkpoints")
     assert found is not None and found.name == "step-4"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_make_the_same_batches_in_the_same_order(workers: int, tmp_path: Path) -> None:
+    plain = train(Line(), tmp_path / "plain")
+    for pool in (1, 5):
+        stage = Line()
+        stage.pool = pool
+        made = train(stage, tmp_path / str(pool), workers=workers)
+        assert all(torch.equal(plain[name], value) for name, value in made.items())
+    logs = [[row["loss"] for row in rows(tmp_path / name)] for name in ("plain", "1", "5")]
+    assert logs[0] == logs[1] == logs[2]
+
+
+def test_a_dead_worker_is_an_error(tmp_path: Path) -> None:
+    class Dying(Line):
+        def batch(self, step: int) -> list[torch.Tensor]:
+            if step == 4 and os.getpid() != parent:
+                os._exit(1)
+            return super().batch(step)
+
+    parent, began = os.getpid(), time.monotonic()
+    with pytest.raises(RuntimeError, match="a data worker died"):
+        train(Dying(), tmp_path, workers=1)
+    assert time.monotonic() - began < 60
 
 
 # --- what is trained ---------------------------------------------------------------------------

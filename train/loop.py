@@ -13,10 +13,11 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, Literal, Protocol
 
 import torch
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from unified import checkpoint
 from unified.precision import autocast
@@ -32,6 +34,7 @@ from unified.train.guards import Stopped, Termination, alone
 from unified.train.muon import Muon
 from unified.train.plots import curves
 
+PATIENT = 60  # seconds that a data worker may take for a batch
 PATIENCE = 10  # steps in a row without finite gradients
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
            TimeRemainingColumn())  # fmt: skip
@@ -58,6 +61,7 @@ class LoopConfig(BaseModel):
     clip: float = 1.0
     # of the matrix products; weights and moments stay fp32. "auto": bf16 where it is native
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    workers: int = Field(default=0, ge=0)  # processes that make batches; 0 makes them in line
     save_every: int = 250
     log_every: int = 10
     sample_every: int = 500
@@ -65,7 +69,8 @@ class LoopConfig(BaseModel):
 
 
 class Stage(Protocol):
-    """What `fit` trains."""
+    """What `fit` trains. One whose batches of several steps are made together says of how many by
+    an attribute `pool`."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -195,6 +200,8 @@ def fit(
         if crew.leads:
             held.enter_context(alone(folder))
         termination = held.enter_context(Termination())
+        if config.workers:
+            held.enter_context(_worker_deaths())
         torch.manual_seed(seed)
         if config.recompute:
             _recompute(stage.model)
@@ -206,7 +213,8 @@ def fit(
         bar = held.enter_context(Progress(*COLUMNS, console=Console(stderr=True), disable=quiet))
         task = bar.add_task(name, total=config.steps, completed=first)
         bad, skipped, seen, clock = 0, 0, 0, time.perf_counter()
-        for step, batch in _batches(stage, first, config.steps, device):
+        batches = held.enter_context(closing(_batches(stage, first, config, device)))
+        for step, batch in batches:
             rate = learning_rate(config, step)
             stage.model.train()
             total: Counter[str] = Counter()
@@ -287,20 +295,61 @@ def _keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
-def _batches(stage: Stage, first: int, steps: int, device: str) -> Iterator[tuple[int, list[Any]]]:
-    """Every step's batch; made one step ahead on a GPU. On a CPU it is made in line: a second
-    thread's OpenMP team would spin against the first one's."""
+def _batches(
+    stage: Stage, first: int, config: LoopConfig, device: str
+) -> Generator[tuple[int, list[Any]]]:
+    """Every step's batch, the same and in the same order however it is made: by worker processes,
+    a step ahead on a GPU, or in line on a CPU (a second thread's OpenMP team would spin against
+    the first one's)."""
+    if config.workers:
+        yield from _from_workers(stage, first, config)
+        return
     if device == "cpu":
-        for step in range(first, steps):
+        for step in range(first, config.steps):
             yield step, stage.batch(step)
         return
     with ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(stage.batch, first)
-        for step in range(first, steps):
+        for step in range(first, config.steps):
             batch = following.result()
-            if step + 1 < steps:
+            if step + 1 < config.steps:
                 following = ahead.submit(stage.batch, step + 1)
             yield step, batch
+
+
+class _Pools(Dataset):
+    """Pool p: the batches of the steps that a stage makes together."""
+
+    def __init__(self, stage: Stage):
+        self.stage, self.size = stage, int(getattr(stage, "pool", 1))
+
+    def __getitem__(self, pool: int) -> list[tuple[int, list[Any]]]:
+        steps = range(pool * self.size, (pool + 1) * self.size)
+        return [(step, self.stage.batch(step)) for step in steps]
+
+
+def _from_workers(stage: Stage, first: int, config: LoopConfig) -> Iterator[tuple[int, list[Any]]]:
+    pools = _Pools(stage)
+    order = range(first // pools.size, -(-config.steps // pools.size))
+    loader = DataLoader(pools, batch_size=None, sampler=order, num_workers=config.workers,
+                        timeout=PATIENT, multiprocessing_context="fork")  # fmt: skip
+    for made in loader:
+        yield from (each for each in made if first <= each[0] < config.steps)
+
+
+@contextmanager
+def _worker_deaths() -> Iterator[None]:
+    """What the loader raises for a worker that died, by a signal or a broken pipe, made plain."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader"):
+            raise
+        clear_frames(error.__traceback__)  # lets go of the loader, and with it of its signals
+        raise RuntimeError(
+            f"a data worker died, or made nothing for {PATIENT} seconds; the run goes on from its "
+            "last checkpoint, and with loop.workers=0 the reason is seen"
+        ) from None
 
 
 class _Journal:

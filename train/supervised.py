@@ -42,6 +42,8 @@ class SupervisedStage:
         self._cache: dict[int, Encoded] = {}
         self._pool: tuple[int, list[list[Batch]]] = (-1, [])
 
+    pool = POOL
+
     def batch(self, step: int) -> list[Batch]:
         pool, place = divmod(step, POOL)
         if self._pool[0] != pool:
