@@ -184,6 +184,26 @@ class Written(Drawn):
         return self.marks([1.0] * len(reply.pictures))
 
 
+class Similarity:
+    """CLIPScore, https://arxiv.org/abs/2104.08718: 2.5 times the cosine of picture and prompt, not
+    below 0, of whichever encoder is the judge; the mean over a prompt's pictures. It says nothing
+    of right and wrong, so there are no failures and no comparison by units."""
+
+    needs = "similarity"
+
+    def mark(self, sample: Sample, reply: Reply, judge: Any) -> Marks:
+        cosines = judge.cosines(reply.pictures, sample.facts["text"])
+        return {"similarity": float(np.mean([2.5 * max(0.0, cosine) for cosine in cosines]))}
+
+    def wrong(self, sample: Sample) -> Marks:
+        return {"similarity": 0.0}
+
+    def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]:
+        for split, skill, inside in slices(records):
+            found = units(inside, lambda group: group[0]["marks"]["similarity"])
+            yield measured("CLIPScore-like", split, skill, found, mean, seed=context.seed)
+
+
 class Fidelity:
     """Drawings as a set against real pictures: Fréchet distance, precision and recall."""
 

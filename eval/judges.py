@@ -34,7 +34,8 @@ class Unscored(ValueError):
 
 
 class Judge(Protocol):
-    """Attributes: name and revision, for the rows; kind: "facts", "questions" or "features"."""
+    """Attributes: name and revision, for the rows; kind: "facts", "questions", "features" or
+    "similarity"."""
 
     name: str
     revision: str
@@ -297,18 +298,74 @@ class TransformersFeatures:
         return np.stack(out)
 
 
+class TransformersSimilarity:
+    """How near pictures and words are to an encoder of both (CLIP, SigLIP …) of transformers."""
+
+    kind = "similarity"
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.name = f"{folder.name} ({_architecture(folder)})"
+        self.revision = directory_revision(folder)
+        self._loaded: tuple[Any, Any] | None = None
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            from transformers import AutoModel, AutoProcessor
+
+            try:
+                processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+                model = AutoModel.from_pretrained(
+                    self.folder, local_files_only=True, use_safetensors=True
+                )
+            except (OSError, ValueError, RuntimeError, ImportError) as error:
+                reason = " ".join(str(error).split())[:120]
+                raise ValueError(f"{named(self.folder)}: cannot be loaded: {reason}") from None
+            if not hasattr(model, "get_text_features") or not hasattr(processor, "tokenizer"):
+                raise ValueError(
+                    f"{named(self.folder)}: {type(model).__name__} encodes no words; name an"
+                    " encoder of pictures and words, such as CLIP"
+                )
+            self._loaded = processor, model.eval()
+        return self._loaded
+
+    def cosines(self, images: Sequence[Image.Image], text: str) -> list[float]:
+        """The cosine between each picture and the words; words beyond its context are cut off."""
+        import torch
+
+        processor, model = self._load()
+        room = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None)
+        words = processor.tokenizer([text], return_tensors="pt", truncation=True, max_length=room)
+        asked = model.get_text_features
+        with torch.inference_mode():
+            said = _vector(asked(**{k: v for k, v in words.items() if k != "token_type_ids"}))
+            out = []
+            for image in images:
+                pixels = processor.image_processor(images=image.convert("RGB"), return_tensors="pt")
+                seen = _vector(model.get_image_features(pixel_values=pixels["pixel_values"]))
+                out.append(float(torch.cosine_similarity(seen, said, dim=0)))
+        return out
+
+
+def _vector(found: Any) -> Any:
+    """The projected features, (D,), of what an encoder gives for one picture or text."""
+    return getattr(found, "pooler_output", found).flatten().double()
+
+
 def make(judge: str, kind: str, model: Any) -> Any:
     """The judge of a name, of the kind that a scorer needs.
 
     Args:
         judge: one of BUILT_IN, or a directory of transformers.
-        kind: "facts", "questions" or "features"; "" for none.
+        kind: "facts", "questions", "features" or "similarity"; "" for none.
 
     Raises:
         ValueError: no such judge, or of another kind.
     """
     if not kind:
         return None
+    if not judge:
+        raise ValueError(f"it needs a judge that knows {kind}; name its directory with --judge")
     if judge == "toybox":
         found: Any = ToyboxJudge()
     elif judge == SELF:
@@ -316,11 +373,8 @@ def make(judge: str, kind: str, model: Any) -> Any:
     elif judge == "features":
         found = PixelFeatures()
     elif Path(judge).is_dir():
-        found = (
-            TransformersFeatures(Path(judge))
-            if kind == "features"
-            else TransformersJudge(Path(judge))
-        )
+        kinds = {"features": TransformersFeatures, "similarity": TransformersSimilarity}
+        found = kinds.get(kind, TransformersJudge)(Path(judge))
     else:
         raise ValueError(
             f"unknown judge {judge!r}; one of {', '.join(BUILT_IN)}, or a model directory"

@@ -12,22 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from unified.eval import benchmark, judge, results
-from unified.eval.blocks import Block, Heading, Plot, Report, Sheet, Table, Text, html, markdown
+from unified.eval import benchmark, failures, judge, results
+from unified.eval.blocks import (
+    Beside,
+    Block,
+    Heading,
+    Plot,
+    Report,
+    Sheet,
+    Table,
+    Text,
+    html,
+    markdown,
+)
 from unified.eval.charts import Bar, bars, stacked
-from unified.eval.formats import read
 from unified.eval.metrics import mcnemar
 from unified.eval.results import Results, Row
-from unified.media import picture
-from unified.media.picture import MediaError, write_atomic
+from unified.media.picture import write_atomic
 
 SIDES = ("understanding", "generation")
 RIGHT = 0.5  # a sample is right where its score is above this
-SHOWN = 12  # failures on a sheet
-THUMB = 128  # pixels
-SCALES = ("CIDEr-D", "files written")  # metrics that are no shares
+SCALES = ("CIDEr-D", "CLIPScore-like", "files written")  # metrics that are no shares
 CLEAR = 0.05  # p below which a difference is called one
 
 
@@ -91,17 +96,19 @@ def write(paths: Sequence[Path], out: Path, validate: int = 60) -> list[Path]:
 
 def report(runs: Sequence[Run], validate: int = 0) -> Report:
     """All blocks of the report; the first run is the model, the others its twins."""
-    found = Report("Understanding beside generation")
+    several = len(runs) > 1
+    names = ", ".join(run.name for run in runs[1:])
+    title = f"{runs[0].name} against {names}" if several else runs[0].name
+    found = Report(f"Understanding beside generation: {title}")
     found.add(*_models(runs), *_warnings(runs))
+    if several:
+        found.add(*_overview(runs), *_interference(runs))
     for run in runs:
-        found.add(Heading(f"Scores of {run.name}" if len(runs) > 1 else "Scores"))
-        found.add(*_scores(run))
+        found.add(*_scores(run, several))
     for run in runs:
-        found.add(*_paired(run, len(runs) > 1))
-    if len(runs) > 1:
-        found.add(*_interference(runs))
+        found.add(*_paired(run, several))
     for run in runs:
-        found.add(*_failures(run, len(runs) > 1))
+        found.add(*_failures(run, several))
     if validate and any(
         row.settings.judge_source == "toybox" for run in runs for row in run.results.rows
     ):
@@ -122,33 +129,68 @@ def _models(runs: Sequence[Run]) -> Iterator[Block]:
             rows.append([run.name, s.model, s.revision or "unsaved", adapter,
                          s.recipe or "not known", s.toolkit, str(s.seed)])  # fmt: skip
     head = ("run", "model", "revision", "adapter", "recipe", "toolkit", "seed")
-    yield Table(head, rows)
+    yield Table(head, rows, words=6)
+    changed = _changed(runs)
+    if changed:
+        above = ("setting", "benchmarks", *(run.name for run in runs))
+        yield Table(above, changed, caption="Settings in which the runs differ", words=len(above))
+
+
+SAID_ABOVE = ("model", "revision", "adapter", "adapter_revision", "recipe", "toolkit", "seed")
+
+
+def _flat(settings: results.Settings) -> dict[str, str]:
+    """Settings with what is inside them, as words."""
+    out: dict[str, str] = {}
+    for key, value in settings.model_dump().items():
+        if isinstance(value, dict):
+            out |= {f"{key}.{inner}": str(v) for inner, v in value.items()}
+        else:
+            out[key] = "all" if key == "limit" and value is None else str(value) or "none"
+    return out
+
+
+def _changed(runs: Sequence[Run]) -> list[list[str]]:
+    """Settings of common tasks that are not the same in all runs: [key, tasks, value of each]."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        flat = [_flat(run.rows(task)[0].settings) if run.rows(task) else None for run in runs]
+        there = [one for one in flat if one is not None]
+        for key in dict.fromkeys(key for one in there for key in one):
+            values = [one.get(key, "not set") if one is not None else "not run" for one in flat]
+            if key not in SAID_ABOVE and len({one.get(key) for one in there}) > 1:
+                found.setdefault((key, *values), []).append(task)
+    return [[key, ", ".join(tasks), *values] for (key, *values), tasks in found.items()]
 
 
 def _warnings(runs: Sequence[Run]) -> Iterator[Block]:
+    """What must be known before a number is read: who judged, what is missing."""
     for run in runs:
         for task, reason in run.results.failed.items():
             yield Text(f"{run.name}: {task} was not run: {reason}", loud=True)
-        for task in run.tasks:
-            row = run.rows(task)[0]
-            where = f"{run.name}: {task}"
-            if row.settings.judge_source == "self":
-                yield Text(
-                    f"{where}: {row.settings.judge}. The model scored its own drawings;"
-                    " such a score may not be compared with any other.",
-                    loud=True,
-                )
-            elif row.protocol == "proxy":
-                by = row.settings.judge or "a rule of this toolkit"
-                yield Text(f"{where} is a proxy, scored by {by} {row.settings.judge_revision}; the"
-                           " official scorer runs on the files that were written.")  # fmt: skip
+        first = {task: run.rows(task)[0] for task in run.tasks}
+        own = [task for task, row in first.items() if row.settings.judge_source == "self"]
+        if own:
+            yield Text(
+                f"{run.name}: {', '.join(own)}: {first[own[0]].settings.judge}. The model scored"
+                " its own drawings; such a score may not be compared with any other.",
+                loud=True,
+            )
+        proxies = [
+            f"{task} by {f'{row.settings.judge} {row.settings.judge_revision}'.strip() or 'a rule'}"
+            for task, row in first.items() if row.protocol == "proxy" and task not in own
+        ]  # fmt: skip
+        if proxies:
+            yield Text(f"{run.name}: scored by a proxy: {'; '.join(proxies)}. The official scorers"
+                       " run on the files that were written.")  # fmt: skip
+        for task, row in first.items():
             if row.unscored:
-                total = len(run.samples[task])
-                reasons = [r["unscored"] for r in run.samples[task].values() if r["unscored"]]
-                wrong = row.unscored - row.left_out
+                records = run.samples[task].values()
+                reason = next(r["unscored"] for r in records if r["unscored"])
                 yield Text(
-                    f"{where}: {row.unscored} of {total} samples were not scored; {wrong} count as"
-                    f" wrong, {row.left_out} are left out. The first: {reasons[0]}",
+                    f"{run.name}: {task}: {row.unscored} of {len(records)} samples were not scored"
+                    f" ({row.unscored - row.left_out} count as wrong, {row.left_out} are left out)."
+                    f" The first: {reason}",
                     loud=True,
                 )
 
@@ -156,15 +198,49 @@ def _warnings(runs: Sequence[Run]) -> Iterator[Block]:
 # --- scores ------------------------------------------------------------------------------------
 
 
-def _scores(run: Run) -> Iterator[Block]:
-    """One table with a group of columns for each side, and a plot."""
+WHOLE = ("overall", "perception", "cognition")  # skills that are all of a benchmark
+
+
+def _named(run: Run, row: Row) -> tuple[str, str, str, str]:
+    """(benchmark or suite, skill, split, metric): what the two sides of a line have in common."""
+    return run.spec(row.task).suite or row.task, row.skill, row.split, row.metric
+
+
+def _overview(runs: Sequence[Run]) -> Iterator[Block]:
+    """Every run's value over all skills, the runs beside each other on each side."""
+    yield Heading("At a glance")
+    yield Text("Over all skills of each benchmark; intervals and skills stand below.")
+    lines: dict[tuple[str, str, str, str], dict[tuple[str, int], str]] = {}
+    for place, run in enumerate(runs):
+        for row in run.results.rows:
+            if row.skill in WHOLE and _first(run, row):
+                cell = f"{_number(row, row.value)}{_arrow(row)}"
+                lines.setdefault(_named(run, row), {})[row.side, place] = cell
+    names = [run.name for run in runs]
+    rows = [
+        [name if skill == "overall" else f"{name}: {skill}", _words(split), metric,
+         *(cells.get((side, k), "") for side in SIDES for k in range(len(runs)))]
+        for (name, skill, split, metric), cells in lines.items()
+    ]  # fmt: skip
+    groups = [("", 3), *((side, len(runs)) for side in SIDES)]
+    yield Table(("benchmark", "split", "metric", *names, *names), rows, groups, words=3)
+
+
+def _scores(run: Run, several: bool) -> Iterator[Block]:
+    """One table with a group of columns for each side, and plots."""
+    yield Heading(f"Scores of {run.name}" if several else "Scores")
+    yield Text("Value ± standard error, and the 95% interval, are of a bootstrap over the n units"
+               " (questions or prompts) of a line; without width where all are right or all wrong,"
+               " however few they are. Chance is what guessing scores.")  # fmt: skip
     places: dict[tuple[str, str, str, str], dict[str, Row]] = {}
     for row in run.results.rows:
-        name = run.spec(row.task).suite or row.task
-        places.setdefault((name, row.skill, row.split, row.metric), {})[row.side] = row
-    lines = []
+        places.setdefault(_named(run, row), {})[row.side] = row
+    lines: list[list[str]] = []
+    strong: list[int] = []
     for (name, skill, split, metric), sides in places.items():
-        line = [f"{name}: {skill}" if skill != "overall" else name, split, metric]
+        if skill in WHOLE:
+            strong.append(len(lines))
+        line = [f"{name}: {skill}" if skill != "overall" else name, _words(split), metric]
         for side in SIDES:
             line += _cells(sides.get(side))
         lines.append(line)
@@ -173,17 +249,41 @@ def _scores(run: Run) -> Iterator[Block]:
         ("benchmark", "split", "metric", *one, *one),
         lines,
         [("", 3), ("understanding", 4), ("generation", 4)],
+        words=3,
+        strong=strong if len(strong) < len(lines) else (),
     )
-    plotted = [row for row in run.results.rows if _share(row) and _first(run, row)]
-    several = len({run.spec(row.task).suite or row.task for row in plotted}) > 1
-    for split in dict.fromkeys(row.split for row in plotted):
+    plots = list(_plots(run))
+    if plots:
+        yield Beside(plots)
+
+
+def _plots(run: Run) -> Iterator[Plot]:
+    """All benchmarks over all their skills where there are several, then the skills of each."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(run.results.rows, key=lambda row: SIDES.index(row.side)):
+        if _share(row) and _first(run, row):
+            name, _, split, _ = _named(run, row)
+            groups.setdefault((name, split), []).append(row)
+    if len({name for name, _ in groups}) > 1:
+        names = [name for name, _ in groups]
         items = [
-            Bar(f"{run.spec(row.task).suite or row.task}: {row.skill}" if several else row.skill,
-                row.side, row.value, row.ci[0], row.ci[1], row.chance)
-            for side in SIDES for row in plotted if row.side == side and row.split == split
+            _bar(row, name if names.count(name) == 1 else f"{name}, {_words(split)}")
+            for (name, split), rows in groups.items() for row in rows if row.skill == "overall"
         ]  # fmt: skip
-        words = f"{run.name}, {split.replace('_', ' ')}: 95% bootstrap intervals, dashes at chance"
+        words = f"{run.name}: benchmarks over all skills, with 95% intervals"
         yield Plot(bars(items, words), words)
+    for (name, split), rows in groups.items():
+        if len({row.skill for row in rows}) > 2 or len(groups) == 1:
+            words = f"{run.name}: {name}, {_words(split)}: values with their 95% intervals"
+            yield Plot(bars([_bar(row, row.skill) for row in rows], words), words)
+
+
+def _bar(row: Row, label: str) -> Bar:
+    return Bar(label, row.side, row.value, row.ci[0], row.ci[1], row.chance)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _share(row: Row) -> bool:
@@ -191,13 +291,24 @@ def _share(row: Row) -> bool:
     return row.higher_is_better and row.ci[1] <= 1 and row.chance <= 1 and row.metric not in SCALES
 
 
+def _number(row: Row, value: float) -> str:
+    """Shares with three decimals, whatever else with four digits."""
+    return f"{value:.3f}" if _share(row) else f"{value:.4g}"
+
+
+def _arrow(row: Row) -> str:
+    return "" if row.higher_is_better else " ↓"
+
+
 def _cells(row: Row | None) -> list[str]:
     if row is None:
         return [""] * 4
-    low, high = row.ci
-    arrow = "" if row.higher_is_better else " ↓"
-    return [f"{row.value:.4g} ± {row.stderr:.2g}{arrow}", f"{low:.4g} to {high:.4g}",
-            f"{row.chance:.3g}", str(row.n)]  # fmt: skip
+    low, high = (_number(row, end) for end in row.ci)
+    spread = f"{row.stderr:.3f}" if _share(row) else f"{row.stderr:.2g}"
+    chance = f"{row.chance:.3f}" if _share(row) else f"{row.chance:.3g}"
+    interval = f"{low} – {high}" if row.ci[0] < 0 else f"{low}–{high}"
+    value = f"{_number(row, row.value)} ± {spread}{_arrow(row)}"
+    return [value, interval, chance, str(row.n)]
 
 
 def _first(run: Run, row: Row) -> bool:
@@ -243,9 +354,9 @@ def quadrants(both: Sequence[tuple[bool, bool]]) -> tuple[int, int, int, int]:
 
 def _paired(run: Run, several: bool) -> Iterator[Block]:
     for suite, splits in pairs(run).items():
-        yield Heading(f"The same fact, asked and drawn: {suite}" + (f", {run.name}" * several))
-        yield Text("Each fact stands once as a question about a picture and once as a prompt. The"
-                   " p is of McNemar's exact test whether seeing and drawing differ.")  # fmt: skip
+        yield Heading(f"Seen against drawn: {suite}" + (f", {run.name}" * several))
+        yield Text("Each fact stands once as a question about a picture and once as a prompt."
+                   " Where p is small (McNemar's exact test), the two differ.")  # fmt: skip
         task = next(t for t in run.tasks if run.spec(t).suite == suite)
         skills = {r["group"]: r["skill"] for r in run.samples[task].values()}
         for split in sorted(splits, key=lambda s: s != "seen"):
@@ -261,9 +372,9 @@ def _paired(run: Run, several: bool) -> Iterator[Block]:
                     p = mcnemar(counts[1], counts[2])
                     lines.append([skill, *map(str, counts), str(len(both)), f"{p:.3g}"])
             head = ("skill", "both right", "only seen", "only drawn", "neither", "facts", "p")
-            yield Table(head, lines, caption=split.replace("_", " "))
-            words = f"{run.name}, {split.replace('_', ' ')}: what is seen and what is drawn"
-            yield Plot(stacked(shares, words), words)
+            words = f"{run.name}, {_words(split)}: shares of the facts"
+            table = Table(head, lines, caption=_words(split), strong=(0,))
+            yield Beside([table, Plot(stacked(shares, words), words)])
 
 
 # --- against twins -----------------------------------------------------------------------------
@@ -289,9 +400,10 @@ def compare(one: Run, two: Run, task: str) -> dict[str, tuple[int, int, int, int
 def _interference(runs: Sequence[Run]) -> Iterator[Block]:
     model = runs[0]
     yield Heading("Interference")
-    yield Text(f"{model.name} against its twins on the units that both answered; a unit is right"
-               f" where its score is above {RIGHT:g}. The p is of McNemar's exact test, not"
-               " corrected for the number of rows.")  # fmt: skip
+    yield Text(f"{model.name} against each twin on the units that both answered; a unit is right"
+               f" where its score is above {RIGHT:g}. The p is of McNemar's exact test on the units"
+               " that only one of the two has right, not corrected for the number of lines; a"
+               f" difference is called one where p is below {CLEAR:g}.")  # fmt: skip
     for side in SIDES:
         lines = []
         for twin in runs[1:]:
@@ -300,24 +412,27 @@ def _interference(runs: Sequence[Run]) -> Iterator[Block]:
                     continue
                 if not _same_data(model, twin, task):
                     reason = "not the same samples"
-                    lines.append([task, twin.name, "", "", "", "", "", "", "", reason])
+                    lines.append([task, twin.name, *[""] * 8, reason])
                     continue
                 for split, counts in compare(model, twin, task).items():
                     lines.append(_compared(task, twin.name, split, counts))
         if lines:
             head = ("benchmark", "twin", "split", "units", f"{model.name} right", "twin right",
-                    f"only {model.name}", "only twin", "p", "finding")  # fmt: skip
-            yield Table(head, lines, caption=side)
+                    "difference", f"only {model.name}", "only twin", "p",
+                    f"{model.name} is")  # fmt: skip
+            clear = [k for k, line in enumerate(lines) if "than the twin" in line[-1]]
+            yield Table(head, lines, caption=side, words=3, strong=clear)
 
 
 def _compared(task: str, twin: str, split: str, counts: tuple[int, int, int, int]) -> list[str]:
     both, first, second, _ = counts
     n, p = sum(counts), mcnemar(first, second)
-    finding = "no clear difference"
+    finding = "not clearly different"
     if p < CLEAR:
         finding = "better than the twin" if first > second else "worse than the twin"
-    return [task, twin, split, str(n), f"{(both + first) / n:.3f}", f"{(both + second) / n:.3f}",
-            str(first), str(second), f"{p:.3g}", finding]  # fmt: skip
+    return [task, twin, _words(split), str(n), f"{(both + first) / n:.3f}",
+            f"{(both + second) / n:.3f}", f"{(first - second) / n:+.3f}", str(first), str(second),
+            f"{p:.3g}", finding]  # fmt: skip
 
 
 def _same_data(one: Run, two: Run, task: str) -> bool:
@@ -330,68 +445,22 @@ def _same_data(one: Run, two: Run, task: str) -> bool:
 
 def _failures(run: Run, several: bool) -> Iterator[Block]:
     """A sheet a task: the first wrong ones of each skill in turn."""
-    heading = Heading("Failures" + (f" of {run.name}" if several else ""))
+    sheets: list[Block] = []
     for task in run.tasks:
         wrong = [r for r in run.samples[task].values()
                  if r["unscored"] is None and "score" in r["marks"] and not _right(r)]  # fmt: skip
         if not wrong:
             continue
-        shown = _pictures(run, task, _in_turn(wrong))
-        if heading is not None:
-            yield heading
-            heading = None  # type: ignore[assignment]
-        if not shown:
-            yield Text(f"{task}: {len(wrong)} wrong; their pictures are no longer there.")
-            continue
-        words = f"{task}: {len(shown)} of {len(wrong)} wrong"
-        yield Sheet(_sheet(shown), words)
-
-
-def _in_turn(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    by_skill: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        by_skill.setdefault(record["skill"], []).append(record)
-    longest = max(map(len, by_skill.values()))
-    turned = [group[k] for k in range(longest) for group in by_skill.values() if k < len(group)]
-    return turned[:SHOWN]
-
-
-def _pictures(run: Run, task: str, records: list[dict[str, Any]]) -> list[tuple[Image.Image, str]]:
-    """The picture of each record that can still be had, and words under it."""
-    samples: dict[str, Any] = {}
-    if run.spec(task).side == "understanding":
-        settings = run.rows(task)[0].settings
-        place = Path(settings.data) if settings.data else None
-        try:
-            asked = read(run.spec(task), place, seed=settings.seed, limit=settings.limit)
-        except ValueError:
-            asked = []
-        samples = {sample.id: sample for sample in asked}
-    out = []
-    for record in records:
-        try:
-            if record["files"]:
-                image = picture.read(run.folder / record["files"][0])
-            elif record["id"] in samples and samples[record["id"]].pictures:
-                image = samples[record["id"]].pictures[0].open()
-            else:
-                continue
-        except MediaError:
-            continue
-        said = f" - {record['reply']}" if record["reply"] else ""
-        out.append((image, f"{record['prompt']}{said}"))
-    return out
-
-
-def _sheet(shown: list[tuple[Image.Image, str]]) -> Image.Image:
-    from unified.media.sheet import captioned
-
-    thumbs = []
-    for image, _ in shown:
-        square = picture.square(image)
-        method = Image.Resampling.BOX if square.width > THUMB else Image.Resampling.NEAREST
-        thumbs.append(square.resize((THUMB, THUMB), method))
-    return captioned(thumbs, [words for _, words in shown], columns=6, zoom=1)
+        samples = failures.asked(run.spec(task), run.rows(task)[0].settings)
+        shown = failures.pictures(run.folder, failures.in_turn(wrong), samples)
+        count = f"{task}: {len(wrong)} of {len(run.samples[task])} wrong"
+        if shown:
+            sheets.append(Sheet(shown, f"{count}, {len(shown)} shown"))
+        else:
+            sheets.append(Text(f"{count}; their pictures are no longer there."))
+    if sheets:
+        yield Heading("Failures" + (f" of {run.name}" if several else ""))
+        yield from sheets
 
 
 # --- the judge and the settings ----------------------------------------------------------------
@@ -408,10 +477,17 @@ def _judge(count: int) -> Iterator[Block]:
 
 
 def _settings(runs: Sequence[Run]) -> Iterator[Block]:
+    """Every setting of every run: once where all its tasks share it, else task by task."""
     yield Heading("Settings")
     yield Text("unified eval repeat RUN runs the same again and says whether it agrees.")
     for run in runs:
-        for task in run.tasks:
-            settings = run.rows(task)[0].settings.model_dump()
-            lines = [[key, str(value)] for key, value in settings.items()]
-            yield Table(("setting", "value"), lines, caption=f"{run.name}: {task}", folded=True)
+        flat = {task: _flat(run.rows(task)[0].settings) for task in run.tasks}
+        lines = []
+        for key in dict.fromkeys(key for one in flat.values() for key in one):
+            values = {task: one.get(key, "not set") for task, one in flat.items()}
+            if len(set(values.values())) == 1:
+                lines.append([key, "all", next(iter(values.values()))])
+            else:
+                lines += [[key, task, value] for task, value in values.items()]
+        yield Table(("setting", "benchmark", "value"), lines, caption=run.name, folded=True,
+                    words=3)  # fmt: skip

@@ -3,6 +3,7 @@
     RUN/results.json      rows, and the tasks that could not be run
     RUN/TASK.yaml         the benchmark as it was run
     RUN/TASK.jsonl        its settings, then one record a sample; only ever appended to
+    RUN/TASK.part-K.jsonl  what process K has asked, until it is joined to the others'
     RUN/TASK/             what was drawn or answered, in the benchmark's own layout
 
 Every field of a row is required: a row without one of its settings is refused when it is read.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -133,14 +135,17 @@ class Store:
 
     A record is whole or absent: it is appended in one write with its line's end, and what a kill
     left of a line is cut off when the file is opened again. One process at a time.
+
+    Args:
+        patience: seconds to wait for another process that has the file.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]):
+    def __init__(self, path: Path, settings: dict[str, Any], patience: float = 0.0):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            self._lock()
+            self._lock(patience)
             self._mend()
             lines = list(_lines(path))
             self.records = {record["id"]: record for record in _records(lines, path)}
@@ -152,15 +157,19 @@ class Store:
             os.close(self._file)
             raise
 
-    def _lock(self) -> None:
+    def _lock(self, patience: float) -> None:
         try:
             import fcntl
         except ImportError:  # where there are no locks
             return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ResultsError(f"{named(self.path)}: another run is writing it") from None
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() >= until:
+                    raise ResultsError(f"{named(self.path)}: another run is writing it") from None
+            time.sleep(0.05)
 
     def _mend(self) -> None:
         """Cut off a line that was not written to its end."""

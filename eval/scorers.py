@@ -20,7 +20,7 @@ from unified.eval.answers import (
     pope_yes,
     vqa_accuracy,
 )
-from unified.eval.drawn import Dpg, Facts, Fidelity, Geneval, Shows, Tifa, Written
+from unified.eval.drawn import Dpg, Facts, Fidelity, Geneval, Shows, Similarity, Tifa, Written
 from unified.eval.items import Sample
 from unified.eval.metrics import cider, word_errors
 from unified.eval.scoring import (
@@ -297,6 +297,7 @@ SCORERS: dict[str, Scorer] = {
     "explained": Shows(explained=True),
     "written": Written(),
     "fidelity": Fidelity(),
+    "similarity": Similarity(),
 }
 
 

@@ -340,9 +340,45 @@ def coco_fidelity(folder: Path) -> dict[str, str]:
     return {}
 
 
+def coco_similarity(folder: Path) -> dict[str, str]:
+    return coco_fidelity(folder)
+
+
+def clip(folder: Path) -> Path:
+    """A tiny random CLIP, as transformers itself saves it."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        CLIPProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    words = ["<unk>", "<pad>", "<end>", "caption", "a", "cat", *map(str, range(10))]
+    core = Tokenizer(models.WordLevel({w: k for k, w in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", pad_token="<pad>", eos_token="<end>"
+    )
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+             "num_attention_heads": 2}  # fmt: skip
+    config = CLIPConfig(
+        text_config=small | {"vocab_size": len(words), "max_position_embeddings": 12,
+                             "eos_token_id": 2, "bos_token_id": 0, "pad_token_id": 1},
+        vision_config=small | {"image_size": 28, "patch_size": 14}, projection_dim=8,
+    )  # fmt: skip
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": 28, "width": 28}
+    CLIPProcessor(CLIPImageProcessor(size=size, crop_size=size), tokenizer).save_pretrained(folder)
+    return folder
+
+
 FIXTURES: dict[str, Callable[[Path], dict[str, str]]] = {
     f.__name__: f
     for f in (pope, mme, mmbench, mmmu, mmvet, seed_bench, vqav2, gqa, textvqa, scienceqa,
               coco_captions, geneval, dpg, t2i_compbench, tifa, genai_bench, wise, vbench,
-              coco_fidelity)
+              coco_fidelity, coco_similarity)
 }  # fmt: skip

@@ -12,7 +12,20 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.official import FIXTURES, Model, dpg, image, lines, mme, mmmu, pope, put, scienceqa
+from tests.official import (
+    FIXTURES,
+    Model,
+    clip,
+    coco_similarity,
+    dpg,
+    image,
+    lines,
+    mme,
+    mmmu,
+    pope,
+    put,
+    scienceqa,
+)
 from unified.eval import benchmark, formats, judges, results, runner
 from unified.eval.items import DataError
 from unified.eval.paired import pair
@@ -24,7 +37,8 @@ from unified.toybox.samples import benchmark_prompt
 from unified.toybox.scene import Scene, Thing, render, sample_scene
 
 GENERATION = [n for n in benchmark.names() if benchmark.load(n).side == "generation"]
-BEST = {"mme": 200.0, "coco_captions": None, "coco_fidelity": None, "geneval": None}
+BEST = {"mme": 200.0, "coco_captions": None, "coco_fidelity": None, "coco_similarity": None,
+        "geneval": None}  # fmt: skip
 
 
 def run(
@@ -367,6 +381,36 @@ def test_features_of_a_transformers_model(tmp_path: Path) -> None:
     found = judges.make(str(tmp_path), "features", None)
     assert found.features([image(1), image(2)]).shape == (2, 16)
     assert "CLIPVisionModel" in found.name
+
+
+def test_an_encoder_of_pictures_and_words_is_named(tmp_path: Path) -> None:
+    """The score is the encoder's own cosine, from transformers' own classes."""
+    import torch
+    from transformers import CLIPModel, CLIPProcessor
+
+    folder = clip(tmp_path / "tiny-clip")
+    coco_similarity(tmp_path / "data")
+    spec = benchmark.load("coco_similarity")
+    tasks = [runner.Task(spec, tmp_path / "data", str(folder))]
+    found = runner.run(Model(draw=lambda p, s: image(s % 7)), tasks, tmp_path / "out")
+    (row,) = found.rows
+    assert row.metric == "CLIPScore-like" and row.protocol == "proxy" and row.n == 6
+    assert row.settings.judge == "tiny-clip (CLIPModel)" and len(row.settings.judge_revision) == 12
+    model, processor = CLIPModel.from_pretrained(folder), CLIPProcessor.from_pretrained(folder)
+    wanted = []
+    for record in results.read_samples(tmp_path / "out" / "coco_similarity.jsonl"):
+        drawn = Image.open(tmp_path / "out" / record["files"][0])
+        inputs = processor(text=[record["prompt"]], images=drawn, return_tensors="pt")
+        with torch.inference_mode():
+            said = model(**{k: v for k, v in inputs.items() if k != "token_type_ids"})
+            cosine = float(said.logits_per_image / model.logit_scale.exp())
+        wanted.append(2.5 * max(0.0, cosine))
+        assert record["marks"] == {"similarity": pytest.approx(wanted[-1], abs=1e-5)}
+    assert row.value == pytest.approx(sum(wanted) / 6, abs=1e-5)
+    judge = judges.make(str(folder), "similarity", None)
+    assert len(judge.cosines([image()], "a cat " * 50)) == 1  # cut to its context
+    unnamed = runner.run(Model(), [runner.Task(spec, tmp_path / "data")], tmp_path / "none")
+    assert "name its directory with --judge" in unnamed.failed["coco_similarity"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from unified.eval import benchmark, results, runner
+from unified.eval import benchmark, results, runner, sharing
 from unified.eval.likelihood import option_likelihoods
+from unified.eval.plan import prepare, seed_of
 from unified.eval.repeat import repeat
 from unified.eval.results import Results, ResultsError, Row, Settings, Store
 
@@ -37,6 +39,7 @@ class Model:
         return hashlib.sha256(f"{seed} {text}".encode()).digest()[0]
     def ask(self, image, question, *, seed, **_):
         time.sleep(self.pause)
+        seed = [seed] * len(question) if isinstance(seed, int) else seed
         return ["yes" if self._number(seed[k], q) % 2 else "no" for k, q in enumerate(question)]
     def generate(self, prompt, *, seed, **_):
         time.sleep(self.pause)
@@ -47,6 +50,24 @@ space: dict[str, Any] = {}
 exec(MODEL, space)
 Model: Any = space["Model"]
 COUNT = 40
+
+
+class Plain(Model):
+    """The same, by a name that another process can import."""
+
+
+def nothing() -> Any:
+    raise ValueError("no model there")
+
+
+def other() -> Any:
+    model = Plain()
+    model.revision = "2"
+    return model
+
+
+def gone() -> Any:
+    os._exit(7)
 
 
 @pytest.fixture
@@ -95,36 +116,43 @@ def test_a_sample_s_seed_is_its_own(data: Path, tmp_path: Path) -> None:
     runner.run(other, tasks(data)[:1], tmp_path / "c", runner.Plan(seed=1))
     assert {s for s, _ in other.asked}.isdisjoint(s for s, _ in every.asked)
     record = results.read_samples(tmp_path / "a" / "pope.jsonl")[0]
-    assert record["seed"] == runner.seed_of(0, "pope", "random/0")
+    assert record["seed"] == seed_of(0, "pope", "random/0")
 
 
 # Killed and resumed
 
+KILLS = int(os.environ.get("UNIFIED_EVAL_KILLS", "3"))  # 10 for the full measure
 SCRIPT = """
 import sys
+from functools import partial
 from pathlib import Path
 from unified.eval import benchmark, runner
-data, out = Path(sys.argv[1]), Path(sys.argv[2])
-tasks = [runner.Task(benchmark.load("pope"), data),
-         runner.Task(benchmark.load("wise"), data.parent / "draw")]
-print("ready", flush=True)
-runner.run(Model(0.03), tasks, out, runner.Plan(batch=4))
+if __name__ == "__main__":
+    data, out, processes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    tasks = [runner.Task(benchmark.load("pope"), data),
+             runner.Task(benchmark.load("wise"), data.parent / "draw")]
+    others = [partial(Model, 0.1)] * (processes - 1)
+    print("ready", flush=True)
+    runner.run(Model(0.1), tasks, out, runner.Plan(batch=1), others=others)
 """
 
 
-def test_killed_at_random_and_resumed_it_is_the_same(data: Path, tmp_path: Path) -> None:
-    runner.run(Model(), tasks(data), tmp_path / "whole", runner.Plan(batch=4))
+@pytest.mark.parametrize("processes", [1, 3])
+def test_killed_at_random_and_resumed_it_is_the_same(
+    processes: int, data: Path, tmp_path: Path
+) -> None:
+    runner.run(Model(), tasks(data), tmp_path / "whole", runner.Plan(batch=1))
     script = tmp_path / "script.py"
     script.write_text(MODEL + SCRIPT)
-    out, rng = tmp_path / "killed", random.Random(0)
-    command = [sys.executable, str(script), str(data), str(out)]
+    out, rng = tmp_path / "killed", random.Random(processes)
+    command = [sys.executable, str(script), str(data), str(out), str(processes)]
+    watched = "*.jsonl" if processes == 1 else "*.part-[12].jsonl"  # the slowest to start
 
     def written() -> int:
-        files = [out / "pope.jsonl", out / "wise.jsonl"]
-        return sum(file.stat().st_size for file in files if file.exists())
+        return sum(file.stat().st_size for file in out.glob(watched))
 
     kills = 0
-    for number in range(6):
+    for number in range(KILLS):
         size = written()
         with subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -137,15 +165,64 @@ def test_killed_at_random_and_resumed_it_is_the_same(data: Path, tmp_path: Path)
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
-    assert kills >= 3
-    before = len(list(results.read_samples(out / "pope.jsonl")))
-    assert before > 0  # it had got somewhere
+    assert kills == KILLS
+    before = {r["id"] for file in out.glob("pope*.jsonl") for r in results.read_samples(file)}
+    assert before  # it had got somewhere
     model = Model()
-    runner.run(model, tasks(data), out, runner.Plan(batch=4))
+    runner.run(model, tasks(data), out, runner.Plan(batch=1))
     assert all_files(out) == all_files(tmp_path / "whole")
     identities = [r["id"] for r in results.read_samples(out / "pope.jsonl")]
     assert len(identities) == len(set(identities)) == COUNT
-    assert sum("Is there" in text for _, text in model.asked) <= COUNT - before + 3
+    assert sum("Is there" in text for _, text in model.asked) <= COUNT - len(before)
+
+
+# Shared by several processes
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_give_what_one_gives(processes: int, data: Path, tmp_path: Path) -> None:
+    alone = runner.run(Plain(), tasks(data), tmp_path / "one", runner.Plan(batch=4))
+    mine, shown = Plain(), []
+    together = runner.run(
+        mine, tasks(data), tmp_path / "many", runner.Plan(batch=4),
+        lambda done, total, _: shown.append((done, total)), [Plain] * (processes - 1),
+    )  # fmt: skip
+    assert together == alone
+    assert all_files(tmp_path / "many") == all_files(tmp_path / "one")
+    questions = sum("Is there" in text for _, text in mine.asked)
+    assert questions == 4 * len(range(0, COUNT // 4, processes))  # the others asked the rest
+    assert shown[-1][0] == shown[-1][1] == COUNT + 12
+    again = Plain()
+    runner.run(again, tasks(data), tmp_path / "many", runner.Plan(batch=4), others=[Plain])
+    assert again.asked == [] and all_files(tmp_path / "many") == all_files(tmp_path / "one")
+
+
+def test_what_was_shared_is_finished_alone(data: Path, tmp_path: Path) -> None:
+    """Shares that were never joined: of three processes one got through, one half-way."""
+    runner.run(Plain(), tasks(data)[:1], tmp_path / "one", runner.Plan(batch=4))
+    plan, folder = runner.Plan(batch=4), tmp_path / "many"
+    ready = prepare(Plain(), tasks(data)[0], plan)
+    Store(folder / "pope.jsonl", ready.settings.model_dump(mode="json")).close()
+    sharing.ask_share(Plain(), ready, folder, plan, 1, 3, lambda *_: None)
+    sharing.ask_share(Plain(), ready, folder, plan, 2, 3, lambda *_: None)
+    part = folder / "pope.part-2.jsonl"
+    part.write_bytes(part.read_bytes()[:-700])  # cut within a record
+    model = Plain()
+    runner.run(model, tasks(data)[:1], folder, plan, others=[Plain])
+    assert all_files(folder) == all_files(tmp_path / "one")
+
+
+def test_a_process_that_breaks_off_is_named(data: Path, tmp_path: Path) -> None:
+    for broken, reason in (
+        (nothing, "process 2 of 2: no model there; the same command goes on from here"),
+        (other, "process 2 of 2: revision is '2' here and '1' in the first process"),
+        (gone, r"process 2 of 2 ended \(status 7\); the same command goes on"),
+    ):
+        with pytest.raises(ResultsError, match=reason):
+            runner.run(Plain(), tasks(data)[:1], tmp_path / "a", others=[broken])
+    runner.run(Plain(), tasks(data)[:1], tmp_path / "a")
+    runner.run(Plain(), tasks(data)[:1], tmp_path / "b")
+    assert all_files(tmp_path / "a") == all_files(tmp_path / "b")
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))

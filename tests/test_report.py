@@ -1,13 +1,13 @@
-"""The report: its numbers are those of the samples, its page stands alone and is well formed.
-
-The page is checked by its structure; it is not opened in a browser here.
-"""
+"""The report: its numbers are those of the samples, its page stands alone and is well formed, and a
+browser shows it."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 
 from unified.eval import benchmark, results, runner
 from unified.eval.blocks import Report, Table, Text, html, markdown
-from unified.eval.charts import Bar, bars, stacked
+from unified.eval.charts import WIDTH, Bar, bars, stacked
 from unified.eval.metrics import mcnemar
 from unified.eval.paired import pair
 from unified.eval.report import compare, load, pairs, quadrants, write
@@ -27,7 +27,7 @@ from unified.toybox.questions import SKILLS
 from unified.toybox.scene import Scene, render
 
 SEED, PAIRS = 3, 24
-VOID = {"meta", "img", "br", "hr", "link", "input"}
+VOID = {"meta", "img", "br", "hr", "link", "input", "wbr"}
 
 
 class Half:
@@ -127,38 +127,72 @@ def test_the_page_stands_alone(written: tuple[Page, str, str]) -> None:
     page, text, _ = written
     assert text.startswith("<!doctype html>") and "<script" not in text
     for tag, attributes in page.tags:
-        assert not {"href", "onload", "onclick"} & set(attributes), tag
+        assert not {"onload", "onclick"} & set(attributes), tag
+        assert attributes.get("href", "#").startswith("#")
         if "src" in attributes:
             assert attributes["src"].startswith("data:image/png;base64,")
     assert not re.findall(r"(?:https?:)?//(?!www\.w3\.org/2000/svg)", re.sub(
         r'src="[^"]*"', "", text))  # fmt: skip
     assert "prefers-color-scheme: dark" in text and "@media print" in text
     assert ("meta", {"charset": "utf-8"}) in page.tags
+    places = {a["id"] for _, a in page.tags if "id" in a}
+    links = [a["href"] for tag, a in page.tags if tag == "a"]
+    assert len(links) > 8 and {link.removeprefix("#") for link in links} == places
     assert sum(tag == "svg" for tag, _ in page.tags) == 3 * 2 + 3 * 2  # scores and pairs, by split
     assert all(a.get("aria-label") for tag, a in page.tags if tag == "svg")
 
 
-def test_pictures_of_failures_are_in_it(written: tuple[Page, str, str]) -> None:
-    page, _, _ = written
+def test_pictures_of_failures_are_in_it(written: tuple[Page, str, str], three: list[Path]) -> None:
+    page, text, noted = written
     images = [a for tag, a in page.tags if tag == "img"]
-    captions = [a["alt"] for a in images]
-    assert captions == [
-        "toybox_paired_ask: 3 of 3 wrong", "toybox_paired_draw: 2 of 2 wrong",
-        "toybox_paired_draw: 12 of 12 wrong", "toybox_paired_ask: 12 of 12 wrong",
-    ]  # fmt: skip
+    assert len(images) == 3 + 2 + 12 + 12
+    for counts in ("ask: 3 of 24 wrong, 3 shown", "draw: 2 of 24 wrong, 2 shown",
+                   "draw: 12 of 24 wrong, 12 shown", "ask: 12 of 24 wrong, 12 shown"):  # fmt: skip
+        assert f"toybox_paired_{counts}" in text
+        assert f"toybox\\_paired\\_{counts}" in noted
     for attributes in images:
         data = base64.b64decode(attributes["src"].partition(",")[2])
         found = Image.open(BytesIO(data))
         found.load()
         assert found.size == (int(attributes["width"]), int(attributes["height"]))
+    shown, question, _, _ = pair(SKILLS[0], "seen", 0, SEED)
+    first = images[0]["alt"].split("; ")  # what was asked, said and wanted
+    assert first == [SKILLS[0], question.text, "<b>nothing|at_all", " / ".join(
+        dict.fromkeys(question.answers[:3]))]  # fmt: skip
+    drawn = base64.b64decode(images[0]["src"].partition(",")[2])
+    assert np.array_equal(np.asarray(Image.open(BytesIO(drawn))), render(shown))
+
+
+def test_settings_in_which_runs_differ_are_said(tmp_path: Path) -> None:
+    for name, sampling in (("cool", {}), ("hot", {"temperature": 2.0})):
+        tasks = [runner.Task(spec) for spec in benchmark.select("toybox_paired")]
+        plan = runner.Plan(seed=SEED, limit=6, sampling=sampling)
+        runner.run(Half("one", set(), set()), tasks, tmp_path / name, plan)
+    write([tmp_path / "cool", tmp_path / "hot"], tmp_path / "r.html", validate=0)
+    page = Page((tmp_path / "r.html").read_text())
+    (table,) = [t for t in page.tables if t[0] == ["setting", "benchmarks", "cool", "hot"]]
+    tasks_named = "toybox_paired_ask, toybox_paired_draw"
+    assert table[1:] == [["sampling.temperature", tasks_named, "not set", "2.0"]]
+    write([tmp_path / "cool"], tmp_path / "r.html", validate=0)
+    assert "in which the runs differ" not in (tmp_path / "r.html").read_text()
 
 
 def test_scores_are_those_of_the_results_side_by_side(
     written: tuple[Page, str, str], three: list[Path]
 ) -> None:
     page, _, _ = written
-    scores = [t for t in page.tables if t[0] and "understanding" in t[0]]
+    glance, *scores = [t for t in page.tables if t[0] and "understanding" in t[0]]
     assert len(scores) == 3
+    assert glance[1] == ["benchmark", "split", "metric", *["joint", "seer", "drawer"] * 2]
+    for line in glance[2:]:
+        values = []
+        for side in ("understanding", "generation"):
+            for folder in three:
+                values += [
+                    f"{r.value:.3f}" for r in results.load(folder).rows
+                    if (r.side, r.skill, r.split) == (side, "overall", line[1].replace(" ", "_"))
+                ]  # fmt: skip
+        assert line[3:] == values
     for folder, table in zip(three, scores, strict=True):
         assert table[0] == ["", "understanding", "generation"]
         assert table[1][:3] == ["benchmark", "split", "metric"] and len(table[1]) == 3 + 4 + 4
@@ -166,8 +200,9 @@ def test_scores_are_those_of_the_results_side_by_side(
         for line in table[2:]:
             skill = line[0].partition(": ")[2] or "overall"
             for place, side in ((3, "understanding"), (7, "generation")):
-                row = rows[side, skill, line[1]]
-                assert line[place].startswith(f"{row.value:.4g} ±")
+                row = rows[side, skill, line[1].replace(" ", "_")]
+                assert line[place] == f"{row.value:.3f} ± {row.stderr:.3f}"
+                assert line[place + 1] == f"{row.ci[0]:.3f}–{row.ci[1]:.3f}"
                 assert line[place + 3] == str(row.n)
         assert len(table) - 2 == len(rows) / 2
 
@@ -191,25 +226,31 @@ def test_interference_is_tested_on_the_same_samples(
     joint, seer, drawer = load(three)
     assert compare(joint, seer, "toybox_paired_draw")["seen"] == (0, 10, 0, 2)
     assert compare(joint, drawer, "toybox_paired_ask")["held_out"] == (12, 0, 0, 0)
-    seen, drawn = [t for t in page.tables if "finding" in t[0]]
+    seen, drawn = [t for t in page.tables if "joint is" in t[0]]
     lines = {(t, line[1], line[2]): line for t, table in (("see", seen), ("draw", drawn))
              for line in table[1:]}  # fmt: skip
     line = lines["draw", "seer", "seen"]
-    assert line[3:] == ["12", "0.833", "0.000", "10", "0", f"{mcnemar(10, 0):.3g}",
+    assert line[3:] == ["12", "0.833", "0.000", "+0.833", "10", "0", f"{mcnemar(10, 0):.3g}",
                         "better than the twin"]  # fmt: skip
-    assert lines["see", "seer", "seen"][-1] == "no clear difference"  # three of twelve: p = 0.25
+    assert lines["see", "seer", "seen"][-1] == "not clearly different"  # three of twelve: p = 0.25
     assert lines["see", "drawer", "seen"][-1] == "better than the twin"
 
 
-def test_the_judge_and_the_settings_are_in_it(written: tuple[Page, str, str]) -> None:
+def test_the_judge_and_the_settings_are_in_it(
+    written: tuple[Page, str, str], three: list[Path]
+) -> None:
     page, _, text = written
     judged = next(t for t in page.tables if t[0][0] == "pictures and fact")
     assert {line[0].partition(":")[0] for line in judged[1:]} == {"render", "soft", "wrong"}
-    folded = [t for t in page.tables if t[0] == ["setting", "value"]]
-    assert len(folded) == 6 and {line[0] for line in folded[0][1:]} == {
-        *results.Settings.model_fields
-    }
-    assert sum(tag == "details" for tag, _ in page.tags) == 6
+    folded = [t for t in page.tables if t[0] == ["setting", "benchmark", "value"]]
+    assert len(folded) == 3 == sum(tag == "details" for tag, _ in page.tags)
+    for table, folder in zip(folded, three, strict=True):
+        lines = {(line[0], line[1]): line[2] for line in table[1:]}
+        keys = {key.partition(".")[0] for key, _ in lines}
+        assert keys | {"sampling"} == {*results.Settings.model_fields}  # of these none was given
+        for row in results.load(folder).rows:
+            assert lines["data_hash", row.task] == row.settings.data_hash
+            assert lines["seed", "all"] == str(SEED)
     assert "data\\_hash" in text
 
 
@@ -231,7 +272,7 @@ def test_never_one_blended_number(written: tuple[Page, str, str]) -> None:
 
 def test_what_models_say_is_no_markup(written: tuple[Page, str, str]) -> None:
     page, text, noted = written
-    assert "<i>seer</i>" not in text and "&lt;i&gt;seer&lt;/i&gt;" in text
+    assert "<i>seer</i>" not in text and "&lt;i&gt;seer&lt;/<wbr>i&gt;" in text
     assert "<i>" not in noted
     sly = Report("a<b>", [Text("<script>alert(1)</script> | `x`", loud=True),
                           Table(("a|b", "c"), [["<img src=x>", "1"]])])  # fmt: skip
@@ -284,10 +325,78 @@ def test_plots_hold_their_values() -> None:
     svg = bars([Bar("counting", "understanding", 0.5, 0.4, 1.2, 0.25),
                 Bar("counting", "generation", 0, 0, 0, 0)], "a & b")  # fmt: skip
     page = Page(svg)
-    widths = [float(a["width"]) for tag, a in page.tags if tag == "rect"]
-    assert widths == [210.0, 0.0] and "a &amp; b" in svg
+    shown = [a for tag, a in page.tags if tag == "rect"]
+    assert [a["class"] for a in shown[:2]] == ["understanding", "generation"]  # the legend
+    assert [float(a["width"]) for a in shown[2:]] == [WIDTH / 2, 0.0] and "a &amp; b" in svg
+    left = float(shown[2]["x"])
     whisker = next(a for tag, a in page.tags if a.get("class") == "whisker")
-    assert float(whisker["x2"]) == 230 + 420  # cut at the end of the scale
-    assert sum(a.get("class") == "chance" for _, a in page.tags) == 1
+    assert float(whisker["x2"]) == left + WIDTH  # cut at the end of the scale
+    chance = [a for _, a in page.tags if a.get("class") == "chance"]
+    assert float(chance[-1]["x1"]) == left + WIDTH / 4 and len(chance) == 2  # and in the legend
     parts = [a for tag, a in Page(stacked([("x", (2, 1, 1, 0))], "y")).tags if tag == "rect"]
-    assert [float(a["width"]) for a in parts[4:]] == [210.0, 105.0, 105.0]
+    assert [float(a["width"]) for a in parts[4:]] == [WIDTH / 2, WIDTH / 4, WIDTH / 4]
+    long = Page(stacked([("a name that is much longer than there is room for", (1, 0, 0, 0))], "y"))
+    assert "a name that is much longer than…" in "".join(long.text)
+
+
+# In a browser
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+
+
+def browse(page: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Open a page in headless Chromium."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+               "--enable-logging=stderr", "--log-level=0", f"--user-data-dir={folder / 'profile'}",
+               *options, page.as_uri()]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not BROWSER, reason="needs Chromium")
+def test_a_browser_shows_it(three: list[Path], tmp_path: Path) -> None:
+    """All of it is rendered, in light, dark and print, and nothing is wider than the window."""
+    file = tmp_path / "report.html"
+    write(three, file, validate=4)
+    text = file.read_text(encoding="utf-8")
+    # what only a browser knows: sizes, pictures decoded, what overflows
+    probe = tmp_path / "probe.html"
+    probe.write_text(text.replace("</body>", PROBE + "</body>"))
+    for width in (1200, 500):
+        done = browse(probe, tmp_path, "--dump-dom", f"--window-size={width},1000")
+        assert "CONSOLE" not in done.stderr, done.stderr
+        dom = Page(done.stdout)
+        found = json.loads(next(a["data-found"] for tag, a in dom.tags if "data-found" in a))
+        assert (
+            found["tables"] == len(dom.tables) == len(Page(text).tables) > 10
+            and found["flat"] == []
+        )
+        assert found["pictures"] == 29 and found["undecoded"] == 0
+        assert found["page"] <= width and found["plots"] == 12
+    pictures = {}
+    for name, options in (("light", []), ("dark", ["--blink-settings=preferredColorScheme=0"])):
+        shot = tmp_path / f"{name}.png"
+        browse(file, tmp_path, f"--screenshot={shot}", "--window-size=1200,1600", *options)
+        pictures[name] = np.asarray(Image.open(shot).convert("RGB"))
+    light, dark = pictures["light"], pictures["dark"]
+    assert light.shape[1] == 1200 and light[0, 0].min() > 240 and dark[0, 0].max() < 60
+    for shown in (light, dark):
+        inked = (abs(shown.astype(int) - shown[0, 0]).sum(2) > 60).mean()
+        assert 0.01 < inked < 0.6  # neither blank nor covered
+    paper = tmp_path / "report.pdf"
+    browse(file, tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={paper}")
+    printed = paper.read_bytes()
+    assert printed.startswith(b"%PDF-") and len(re.findall(rb"/Type\s*/Page\b", printed)) >= 4
+
+
+PROBE = """<script>
+const all = (what) => [...document.querySelectorAll(what)];
+const flat = all("table, svg, img").filter((e) => !e.closest("details") &&
+  (e.getBoundingClientRect().width < 20 || e.getBoundingClientRect().height < 20));
+document.body.dataset.found = JSON.stringify({
+  tables: all("table").length, plots: all("svg").length, pictures: all("img").length,
+  undecoded: all("img").filter((i) => !i.complete || !i.naturalWidth).length,
+  flat: flat.map((e) => e.tagName), page: document.documentElement.scrollWidth});
+</script>"""

@@ -108,10 +108,12 @@ class Codec(nn.Module, ABC):
     Attributes:
         kind: its name in recipes and in config.json.
         Config: dataclass of its settings; the constructor takes one.
+        decodes: whether it has a decoder.
     """
 
     kind: ClassVar[str]
     Config: ClassVar[type[Any]]
+    decodes: bool = True
     # parts of the names of what is not shipped: running statistics of the library's quantizer
     training_state: ClassVar[tuple[str, ...]] = ("cluster_size", "embed_avg")
     config: Any

@@ -71,7 +71,28 @@ class PublishedCodec(Codec):
 
 
 class _Grid(PublishedCodec):
-    """Pictures as a grid of codes of one codebook, in raster order."""
+    """Pictures as a grid of codes of one codebook, in raster order.
+
+    `mean` and `std` of the model's configuration, where it has them, are those by which the weights
+    want values in [0, 1] normalized, and give them. By default 0.5, which is [-1, 1].
+    """
+
+    def normalized(self, media: torch.Tensor) -> torch.Tensor:
+        """Pictures in [-1, 1] as the weights want them."""
+        mean, std = self._scale(media)
+        normalized: torch.Tensor = ((media + 1) / 2 - mean) / std
+        return normalized.to(self.model.dtype)
+
+    def restored(self, media: torch.Tensor) -> torch.Tensor:
+        """Inverse of `normalized`, clamped to [-1, 1]."""
+        media = media.float()
+        mean, std = self._scale(media)
+        return (2 * (media * std + mean) - 1).clamp(-1, 1)
+
+    def _scale(self, media: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        given = [getattr(self.model.config, key, (0.5,) * 3) for key in ("mean", "std")]
+        mean, std = (media.new_tensor(values)[:, None, None] for values in given)
+        return mean, std
 
     def _spec_of(self, size: int, side: int, grid: int, channels: int) -> CodecSpec:
         return CodecSpec((size,), (0,) * grid**2, (side, side), channels, causal=False)
@@ -102,7 +123,11 @@ class JanusCodec(_Grid):
 
 
 class ChameleonCodec(_Grid):
-    """ChameleonVQVAE: transformers has no decoder for it."""
+    """ChameleonVQVAE: transformers has no decoder for it; `ChameleonVQ` has."""
+
+    def __init__(self, model: Any, folder: Path):
+        super().__init__(model, folder)
+        self.decodes = hasattr(model, "decoder")
 
     def describe(self, config: Any) -> CodecSpec:
         grid = config.resolution // 2 ** (len(config.channel_multiplier) - 1)
@@ -111,11 +136,15 @@ class ChameleonCodec(_Grid):
     @torch.no_grad()
     def encode(self, media: torch.Tensor) -> torch.Tensor:
         self.check_media(media)
-        codes: torch.Tensor = self.model.encode(media).image_tokens
+        codes: torch.Tensor = self.model.encode(self.normalized(media)).image_tokens
         return codes.view(len(media), -1)
 
+    @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        raise ValueError("ChameleonVQVAE has no decoder in transformers: it can only encode")
+        if not self.decodes:
+            raise ValueError("ChameleonVQVAE has no decoder in transformers: it can only encode")
+        self.spec.check(codes)
+        return self.restored(self.model.decode(codes))
 
 
 class DiffusersVQCodec(_Grid):
@@ -171,6 +200,27 @@ class Emu3Codec(PublishedCodec):
         grid = int(self.spec.length**0.5)
         film: torch.Tensor = self.model.decode(codes.view(len(codes), -1, grid, grid))
         return film.transpose(1, 2).clamp(-1, 1)
+
+
+class Emu3PictureCodec(_Grid):
+    """Emu3VQVAE for pictures alone, of the size that its configuration says (`picture_size`)."""
+
+    def describe(self, config: Any) -> CodecSpec:
+        side = config.picture_size
+        grid = side // 2 ** (len(config.channel_multiplier) - 1)
+        return self._spec_of(config.codebook_size, side, grid, config.in_channels)
+
+    @torch.no_grad()
+    def encode(self, media: torch.Tensor) -> torch.Tensor:
+        self.check_media(media)
+        sizes = [media.shape[-2:]] * len(media)
+        return torch.stack(self.model.encode(self.normalized(media), sizes).image_tokens).flatten(1)
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        self.spec.check(codes)
+        grid = int(self.spec.length**0.5)
+        return self.restored(self.model.decode(codes.view(len(codes), grid, grid)))
 
 
 class _Sound(PublishedCodec):
@@ -331,5 +381,10 @@ def load_published(folder: str | Path) -> PublishedCodec:
     import transformers
 
     name, adapter = PUBLISHED[kind]
-    load: Callable[..., Any] = getattr(transformers, name).from_pretrained
+    own: Any = getattr(transformers, name)
+    if kind == "chameleon_vqgan" and config.get("out_channels"):
+        from unified.tokenizers.chameleon import ChameleonVQ as own  # noqa: N813
+    if kind == "emu3_vqgan" and config.get("picture_size"):
+        adapter = Emu3PictureCodec
+    load: Callable[..., Any] = own.from_pretrained
     return adapter(load(str(folder), use_safetensors=True), folder)

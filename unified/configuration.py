@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, JanusVisionConfig, PreTrainedConfig
 
-from unified.sequence import Layout
+from unified.sequence import Frame, Layout
 from unified.vocabulary import Vocabulary
 
 
@@ -29,6 +29,7 @@ class UnifiedVisionConfig(PreTrainedConfig):
         return (self.image_size // self.patch_size // self.merge) ** 2
 
 
+DECODERS = ("llama", "qwen3", "chameleon")
 ENCODERS: dict[str, type[PreTrainedConfig]] = {
     UnifiedVisionConfig.model_type: UnifiedVisionConfig,
     JanusVisionConfig.model_type: JanusVisionConfig,
@@ -42,6 +43,8 @@ class UnifiedImageConfig(PreTrainedConfig):
         codebooks, books: sizes of the codec's codebooks, and the one of each code of a picture.
         place_embedding: add a learnt embedding of a code's place in the picture, so that a place
             can be attended to whatever its distance in the sequence (editing copies by place).
+        shared: first of the rows of the decoder's own embedding and head that are the codes'; then
+            there is no embedding, aligner or head besides. See `Vocabulary`.
     """
 
     model_type = "unified_image"
@@ -51,6 +54,7 @@ class UnifiedImageConfig(PreTrainedConfig):
     embedding_size: int = 128
     head_size: int = 256
     place_embedding: bool = True
+    shared: int | None = None
 
     @property
     def codebook_size(self) -> int:
@@ -65,16 +69,18 @@ class UnifiedImageConfig(PreTrainedConfig):
 
 class UnifiedConfig(PreTrainedConfig):
     """The whole model. `text_config` is a configuration of transformers' own decoder family
-    (Llama, Qwen3), and `vision_config` of our encoder or of Janus', each named by its `model_type`.
+    (Llama, Qwen3, Chameleon), and `vision_config` of our encoder or of Janus', each named by its
+    `model_type`.
 
     Attributes:
         text_size: ids of the text range: pieces of the text tokenizer.
-        user_picture: how a user's picture stands in chat: "view" or "codes+view", as trained.
+        user_picture: how a user's picture stands in chat: "view" or "codes+view", as trained;
+            "codes" where the control ids have no view, and there is no encoder.
         training: what the recipe did, kept beside the weights.
         family: the published family these weights come from.
         control_ids: where the control tokens lie in the text range; after it if not given.
         template: the words around a conversation where roles are no tokens (`Template`).
-        reread, unconditional: see `Layout`.
+        reread, unconditional, frame: see `Layout`; frame by the names of `Frame`.
         draws_at_once: a picture that is demanded comes without words before it.
     """
 
@@ -96,6 +102,7 @@ class UnifiedConfig(PreTrainedConfig):
     template: dict[str, Any] | None = None
     reread: bool = True
     unconditional: str = "fresh"
+    frame: dict[str, Any] | None = None
     draws_at_once: bool = False
     tie_word_embeddings: bool = False
 
@@ -104,8 +111,10 @@ class UnifiedConfig(PreTrainedConfig):
         if not isinstance(text, PreTrainedConfig):
             values = dict(text or {})
             kind = values.pop("model_type", "qwen3")
-            if kind not in ("llama", "qwen3"):
-                raise ValueError(f"decoder model_type {kind!r} is not supported; llama or qwen3")
+            if kind not in DECODERS:
+                raise ValueError(
+                    f"decoder model_type {kind!r} is not supported; {' or '.join(DECODERS)}"
+                )
             self.text_config = AutoConfig.for_model(kind, **values)
         vision = self.vision_config
         if not isinstance(vision, PreTrainedConfig):
@@ -122,20 +131,31 @@ class UnifiedConfig(PreTrainedConfig):
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary.of(self.text_size, self.image_config.codebook_size, self.control_ids)
+        image = self.image_config
+        return Vocabulary.of(self.text_size, image.codebook_size, self.control_ids, image.shared)
 
     @property
     def layout(self) -> Layout:
         """The declared spec of this model's sequences."""
-        image, vision = self.image_config, self.vision_config
+        image, vision, vocabulary = self.image_config, self.vision_config, self.vocabulary
+        slots = getattr(vision, "slots", None) or vision.num_image_tokens
         return Layout(
-            self.vocabulary,
+            vocabulary,
             tuple(image.codebooks),
             tuple(image.books),
-            getattr(vision, "slots", None) or vision.num_image_tokens,
+            slots if "view" in vocabulary.controls else 0,
             reread=self.reread,
             unconditional=self.unconditional,
+            frame=framed(self.frame),
         )
+
+
+def framed(values: dict[str, Any] | None) -> Frame:
+    """A frame from the lists of a configuration."""
+    given: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in (values or {}).items()
+    }
+    return Frame(**given)
 
 
 AutoConfig.register("unified", UnifiedConfig)

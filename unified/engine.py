@@ -66,12 +66,13 @@ class _Row:
     generator: torch.Generator
     reply: Reply = field(default_factory=Reply)
     codes: list[int] = field(default_factory=list)
+    picture: list[int] = field(default_factory=list)  # ids of the one being drawn, <image> first
     done: bool = False
     others: int = 0  # ids written outside of drawn pictures
 
     @property
     def drawing(self) -> bool:
-        """Whether the last id is <image> or a code."""
+        """Whether the last id is <image>, a code or what stands among codes."""
         return self.grammar.state in ("codes", "image_end")
 
 
@@ -101,6 +102,11 @@ class Engine:
             yield token, row.reply
 
     def _open(self, request: Request) -> _Row:
+        if request.draw in ("only", "now") and not self.codec.decodes:
+            raise ValueError(
+                "this model cannot draw: its picture tokenizer came without a decoder; take a"
+                " checkpoint that has one, such as Anole's of Chameleon"
+            )
         grammar = Grammar(self.layout)
         for token in request.ids:
             grammar.advance(token)
@@ -129,13 +135,13 @@ class Engine:
         codes = [i for i, row in live if row.grammar.head == "image"]
         logits: dict[int, torch.Tensor] = {}
         if texts:  # a head runs only for the rows in which it is live
-            logits |= dict(zip(texts, self.model.text_head(hidden[texts]).float(), strict=True))
+            logits |= dict(zip(texts, self.model.text_logits(hidden[texts]).float(), strict=True))
         if codes:
-            conditional = self.model.image_head(hidden[codes]).float()
+            conditional = self.model.image_logits(hidden[codes]).float()
             logits |= dict(zip(codes, conditional, strict=True))
             if guided:
                 twins = [i + len(rows) for i in codes]
-                free = self.model.image_head(hidden[twins]).float()
+                free = self.model.image_logits(hidden[twins]).float()
                 for i, without in zip(codes, free, strict=True):
                     sampling = rows[i].request.sampling
                     weight = guidance_weight(
@@ -176,7 +182,8 @@ class Engine:
         if room <= 1:
             return end
         barred = torch.full_like(logits, -torch.inf)
-        for choice in row.grammar.choices(draw=request.draw != "never" and room > block):
+        may = request.draw != "never" and self.codec.decodes and room > block
+        for choice in row.grammar.choices(draw=may):
             barred[choice.start : choice.stop] = 0
         token = choose(logits + barred, row.generator, temperature=sampling.text_temperature)
         return image if request.draw == "only" and token == end else token
@@ -186,6 +193,10 @@ class Engine:
         row.grammar.advance(token)
         row.reply.ids.append(token)
         row.others += not row.drawing
+        if row.drawing:
+            row.picture.append(token)
+        else:
+            row.picture.clear()
         if token >= vocabulary.image_start:
             row.codes.append(token - vocabulary.image_start)
         elif row.grammar.state == "after_codes":
@@ -219,8 +230,7 @@ class Engine:
         before = list(self.layout.twin(row.request.ids))
         if self.layout.unconditional == "padded":
             before += [self.vocabulary.control("pad")] * row.others
-        codes = [self.vocabulary.image_start + code for code in row.codes]
-        return [*before, self.vocabulary.control("image"), *codes]
+        return [*before, *row.picture]
 
     def _whole(self, ids: list[int], row: _Row | None) -> torch.Tensor:
         """Hidden state of the last position, (1, D), without a cache."""
@@ -228,15 +238,16 @@ class Engine:
         if row is not None and row.request.views is not None:
             parts.append(row.request.views)
         open_views = 0
-        if row is not None and row.reply.pictures:
-            open_views = ids.count(self.vocabulary.control("slot"))
+        reread = row is not None and bool(row.reply.pictures) and self.layout.reread
+        if row is not None and reread:
+            open_views = ids.count(self.vocabulary.controls.get("slot", -1))
             parts.append(torch.stack(row.reply.pictures))
         device = self.model.device
         tensor = torch.tensor([ids], device=device)
         features = None
         if parts:
-            features = self.model.encoder(torch.cat([p.to(device) for p in parts]))
-            if row is not None and row.reply.pictures:  # a view half written has fewer slots
+            features = self.model.features(torch.cat([p.to(device) for p in parts]))
+            if reread:  # a view half written has fewer slots
                 features = features.flatten(0, 1)[:open_views][None]
         places = code_places(tensor, self.vocabulary.control("image"), self.vocabulary.image_start)
         return self.model.hidden(self.model.embed(tensor, places, features))[:, -1]
@@ -274,7 +285,7 @@ class _Batch:
         self.length = self.mask.sum(1)
         self.base = self.mask[len(rows) :]
         views = [row.request.views for row in rows if row.request.views is not None]
-        features = self.model.encoder(torch.cat(views).to(self.device)) if views else None
+        features = self.model.features(torch.cat(views).to(self.device)) if views else None
         places = code_places(ids, vocabulary.control("image"), vocabulary.image_start)
         positions = (self.mask.cumsum(1) - 1).clamp_min(0)
         embeds = self.model.embed(ids, places, features)
@@ -283,7 +294,7 @@ class _Batch:
     def step(self, chosen: list[int | None]) -> torch.Tensor:
         """Feed the id that each row wrote; hidden states of the new column, (rows, D)."""
         vocabulary, rows = self.engine.vocabulary, self.rows
-        pad, slot = vocabulary.control("pad"), vocabulary.control("slot")
+        pad, slot = vocabulary.control("pad"), vocabulary.controls.get("slot", -1)
         padded = self.engine.layout.unconditional == "padded"
         tokens, places, features, twins = [], [], [], []
         for k, row in enumerate(rows):
@@ -295,7 +306,7 @@ class _Batch:
                 features.append(self._feature(k, row))
             written = chosen[k] is not None
             twins.append(int(written and row.drawing))
-            opened = row.drawing and not row.codes
+            opened = row.drawing and len(row.picture) == 1
             if self.guided and written and (opened or row.grammar.state == "after_codes"):
                 self._without_picture(k)
         live = [int(token is not None) for token in chosen]
@@ -329,7 +340,7 @@ class _Batch:
         """The view feature for the slot just written; the encoder runs at the first one."""
         features = self.features[k]
         if features is None:
-            features = self.model.encoder(row.reply.pictures[-1][None].to(self.device))[0]
+            features = self.model.features(row.reply.pictures[-1][None].to(self.device))[0]
             self.features[k] = features
         left = row.grammar.left if row.grammar.state == "slots" else 0
         index = self.engine.layout.view_length - left - 1

@@ -1,7 +1,8 @@
 """The automaton that keeps media blocks well formed and says which head is live.
 
 It follows a sequence id by id. In a reply the model chooses in two states only: "text" (text,
-<image>, <end>) and "codes" (a picture code). Everything else is forced and never sampled.
+<image>, <end>) and "codes" (a picture code). Everything else is forced and never sampled, ids that
+stand among the codes (`Frame`) too.
 
 Where one id opens both codes and a view, a reply that opens it draws, and one that reads back what
 it drew views; in a prompt the id that follows tells which it was.
@@ -21,7 +22,7 @@ class Grammar:
     Attributes:
         state: "start", "turn" (between turns), "text", "codes", "image_end" (due),
             "after_codes", "slots" or "view_end" (due).
-        left: codes or slots still to come.
+        left: slots, or codes and what stands among them, still to come.
     """
 
     def __init__(self, layout: Layout):
@@ -35,22 +36,39 @@ class Grammar:
         Raises:
             ValueError: the id may not stand here; the state is unchanged.
         """
-        names = self.layout.vocabulary.names(token)
+        vocabulary = self.layout.vocabulary
+        if self.due is not None:
+            if token != self.due:
+                wanted = vocabulary.name(self.due)
+                raise ValueError(f"{vocabulary.name(token)} where {wanted} is due in a picture")
+            self.left -= 1
+            self.state = "codes" if self.left else "image_end"
+            return
+        names = vocabulary.names(token)
         if len(names) > 1 and self.state == "after_codes":  # <image> or <view>: read back first
             names = names[::-1] if self.layout.reread else names
         found = next((after for name in names if (after := self._next(name))), None)
         if found is None:
             raise ValueError(f"<{names[0]}> may not stand in state {self.state!r}")
         if names == ("code",):
-            place = self.layout.image_length - self.left if self.state == "codes" else 0
-            self.layout.check_code(token, place)
+            self.layout.check_code(token, self._place if self.state == "codes" else 0)
         self.state, self.left = found
+
+    @property
+    def due(self) -> int | None:
+        """The id that must come next among the codes of a picture, None where any may."""
+        return self.layout.written[-self.left] if self.state == "codes" else None
+
+    @property
+    def _place(self) -> int:
+        """Of the next code in its picture."""
+        return self.layout.places[-self.left]
 
     def _next(self, name: str) -> tuple[str, int] | None:
         """State and rest after a token of this name; None where it may not stand."""
         layout, left, state = self.layout, self.left - 1, self.state
-        lengths = {"codes": layout.image_length, "slots": layout.view_length}
-        control = layout.vocabulary.control
+        lengths = {"codes": len(layout.written), "slots": layout.view_length}
+        control = layout.vocabulary.controls.get
         if control("image") == control("view") and self.left == lengths.get(state):
             state = {"code": "codes", "slot": "slots"}.get(name, state)  # just opened: either
             left = lengths[state] - 1
@@ -64,7 +82,7 @@ class Grammar:
             case "text" | "after_codes", "text":
                 return "text", 0
             case "text" | "after_codes", "image":
-                return "codes", layout.image_length
+                return "codes", lengths["codes"]
             case "text" | "after_codes", "view":
                 return "slots", layout.view_length
             case "text" | "after_codes", "end":
@@ -89,11 +107,15 @@ class Grammar:
         """Which head chooses the next id of a reply: "text", "image", None where it is forced."""
         if self.state == "after_codes" and not self.layout.reread:
             return "text"
+        if self.due is not None:
+            return None
         return {"text": "text", "codes": "image"}.get(self.state)
 
     @property
     def forced(self) -> int:
         """The id that must come next in a reply; what was drawn is read back if it ever is."""
+        if self.due is not None:
+            return self.due
         names = {
             "image_end": "image_end",
             "after_codes": "view",
@@ -108,7 +130,7 @@ class Grammar:
         """Ranges of ids that the live head may choose from; `draw` allows to open a picture."""
         vocabulary = self.layout.vocabulary
         if self.head == "image":
-            return [self.layout.codes_at(self.layout.image_length - self.left)]
+            return [self.layout.codes_at(self._place)]
         if self.head == "text":
             names = ("end", "image") if draw else ("end",)
             marks = [vocabulary.control(name) for name in names]

@@ -414,9 +414,10 @@ class Unified:
         pending: list[int] = []
         codes: list[int] = []
         drawn, reply = 0, Reply()
-        reading, seen = False, vocabulary.control("view_end")  # what was drawn is read back
+        reading, seen = False, vocabulary.controls.get("view_end")  # what was drawn is read back
+        drawing = False
         for token, reply in written:
-            if vocabulary.kind(token) == "text":
+            if not drawing and vocabulary.kind(token) == "text":
                 pending.append(token)
                 text = self.processor.tokenizer.text(pending)
                 if not text.endswith("\ufffd"):
@@ -427,6 +428,7 @@ class Unified:
                 yield TextDelta(self.processor.tokenizer.text(pending))
                 pending = []
             if token == opening and not reading:
+                drawing = True
                 yield ImageStart()
             elif token >= vocabulary.image_start:
                 codes.append(token - vocabulary.image_start)
@@ -435,7 +437,7 @@ class Unified:
                 image = UnifiedImageProcessor.picture(reply.pictures[drawn])
                 drawn += 1
                 self._remember(image, codes)
-                codes, reading = [], self.layout.reread
+                codes, drawing, reading = [], False, self.layout.reread
                 yield ImageDone(image)
             elif token == seen:
                 reading = False

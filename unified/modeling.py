@@ -4,6 +4,9 @@
     picture codes ------> embedding -> aligner (+ place) --> decoder --> text head | image head
     pictures -----------> understanding encoder, aligner -/
 
+Of a published model some parts may be absent: the encoder, and what codes have beside the decoder's
+own embedding and head (`UnifiedImageConfig.shared`).
+
 Knows ids and tensors; nothing of words, sampling or files. Shapes: B rows, S positions, D width.
 """
 
@@ -16,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
+from transformers.models.chameleon.modeling_chameleon import ChameleonRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.utils import ModelOutput
@@ -38,8 +42,16 @@ def _with_fast_norms(decoder: Any) -> Any:
     """The decoder with its RMS norms replaced by ours; names and weights stay."""
     for parent in list(decoder.modules()):
         for name, norm in list(parent.named_children()):
-            if isinstance(norm, LlamaRMSNorm | Qwen3RMSNorm):
+            if isinstance(norm, LlamaRMSNorm | Qwen3RMSNorm | ChameleonRMSNorm):
                 setattr(parent, name, RMSNorm(norm.weight, norm.variance_epsilon))
+    return decoder
+
+
+def _decoder(config: Any) -> Any:
+    """The decoder alone: that of Chameleon comes with a codec, which is kept beside the model."""
+    decoder = _with_fast_norms(AutoModel.from_config(config))
+    if config.model_type == "chameleon":
+        del decoder.vqmodel
     return decoder
 
 
@@ -85,13 +97,16 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         super().__init__(config)
         image, vision = config.image_config, config.vision_config
         width = config.text_config.hidden_size
-        self.decoder = _with_fast_norms(AutoModel.from_config(config.text_config))
-        self.encoder = _encoder(vision, width)
-        self.code_embedding = nn.Embedding(image.codebook_size, image.embedding_size)
-        self.code_aligner = MLP(image.embedding_size, width, width)
-        self.code_place = nn.Embedding(image.length, width) if image.place_embedding else None
+        own, places = image.shared is None, image.place_embedding
+        self.decoder = _decoder(config.text_config)
+        self.encoder: Any = _encoder(vision, width) if config.layout.views else None
+        self.code_embedding = (
+            nn.Embedding(image.codebook_size, image.embedding_size) if own else None
+        )
+        self.code_aligner = MLP(image.embedding_size, width, width) if own else None
+        self.code_place = nn.Embedding(image.length, width) if places else None
         self.text_head = nn.Linear(width, config.vocabulary.text_head, bias=False)
-        self.image_head = MLP(width, image.head_size, image.codebook_size)
+        self.image_head = MLP(width, image.head_size, image.codebook_size) if own else None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -99,6 +114,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         if isinstance(module, UnderstandingEncoder):
             nn.init.normal_(module.position, std=0.02)
         elif isinstance(module, UnifiedForConditionalGeneration):
+            if module.code_embedding is None:
+                return
             # at 0.02 the two-layer aligner would whisper beside the embedding of places
             nn.init.normal_(module.code_embedding.weight, std=1.0)
 
@@ -128,11 +145,11 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         is_code = ids >= vocabulary.image_start
         x = self.get_input_embeddings()(ids.masked_fill(is_code, 0))
         if is_code.any():
-            codes = self.code_aligner(self.code_embedding(ids[is_code] - vocabulary.image_start))
+            codes = self._codes(ids[is_code] - vocabulary.image_start)
             if self.code_place is not None:
                 codes = codes + self.code_place(places[is_code])
             x = x.masked_scatter(is_code[..., None], codes.to(x.dtype))
-        is_slot = ids == vocabulary.control("slot")
+        is_slot = ids == vocabulary.controls.get("slot", -1)
         slots = int(is_slot.sum())
         given = 0 if features is None else features.shape[0] * features.shape[1]
         if slots != given:
@@ -140,6 +157,35 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         if features is not None and slots:
             x = x.masked_scatter(is_slot[..., None], features.to(x.dtype))
         return x
+
+    def _codes(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (N,) as the decoder's inputs, (N, D)."""
+        if self.code_embedding is None or self.code_aligner is None:
+            own: torch.Tensor = self.get_input_embeddings()(codes + self.config.image_config.shared)
+            return own
+        aligned: torch.Tensor = self.code_aligner(self.code_embedding(codes))
+        return aligned
+
+    def text_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., D) -> (..., text and control ids); rows that are the codes' are barred."""
+        logits: torch.Tensor = self.text_head(hidden)
+        if self.image_head is None:
+            rows = self.config.vocabulary.shared_ids
+            barred = torch.arange(logits.shape[-1], device=logits.device)
+            barred = (barred >= rows.start) & (barred < rows.stop)
+            logits = logits.masked_fill(barred, torch.finfo(logits.dtype).min)
+        return logits
+
+    def image_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., D) -> (..., codes)."""
+        if self.image_head is not None:
+            own: torch.Tensor = self.image_head(hidden)
+            return own
+        rows = self.config.vocabulary.shared_ids
+        if type(self.text_head) is nn.Linear:  # an adapter's rows cannot be cut out
+            return F.linear(hidden, self.text_head.weight[rows.start : rows.stop])
+        logits: torch.Tensor = self.text_head(hidden)
+        return logits[..., rows.start : rows.stop]
 
     def hidden(
         self,
@@ -199,8 +245,19 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
     ) -> torch.Tensor:
         vocabulary = self.config.vocabulary
         places = code_places(ids, vocabulary.control("image"), vocabulary.image_start)
-        features = None if pixels is None else self.encoder(pixels)
+        features = None if pixels is None else self.features(pixels)
         return self.hidden(self.embed(ids, places, features), mask=mask, positions=positions)
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pictures (N, C, H, W) -> features of their views, (N, slots, D).
+
+        Raises:
+            ValueError: the model has no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError("this model has no encoder: its pictures stand as codes alone")
+        features: torch.Tensor = self.encoder(pixels)
+        return features
 
     def target_losses(
         self,
@@ -219,10 +276,10 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         is_code = labels >= start
         is_text = (labels >= 0) & ~is_code
         text = F.cross_entropy(
-            self.text_head(hidden[is_text]).float(), labels[is_text], reduction="none"
+            self.text_logits(hidden[is_text]).float(), labels[is_text], reduction="none"
         )
         image = F.cross_entropy(
-            self.image_head(hidden[is_code]).float(), labels[is_code] - start, reduction="none"
+            self.image_logits(hidden[is_code]).float(), labels[is_code] - start, reduction="none"
         )
         return text, image
 

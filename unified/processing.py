@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from unified.configuration import UnifiedConfig
+from unified.configuration import UnifiedConfig, framed
 from unified.media.picture import square
 from unified.sequence import Layout, Picture, Text, Turn
 from unified.tokenizers.text import PublishedTokenizer, TextTokenizer
@@ -45,15 +45,21 @@ class UnifiedImageProcessor(BaseImageProcessor):
 
     Args:
         background: a colour to pad with instead, after a bicubic resize: the way of Janus.
+        crop: cut out the middle instead, after a resize of the shorter side: "lanczos" or
+            "bicubic", the way of Chameleon.
     """
 
     model_input_names = ["pixel_values"]
 
     def __init__(
-        self, image_size: int = 64, background: Sequence[int] | None = None, **kwargs: Any
+        self,
+        image_size: int = 64,
+        background: Sequence[int] | None = None,
+        crop: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.image_size, self.background = image_size, background
+        self.image_size, self.background, self.crop = image_size, background, crop
 
     def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
         images = images if isinstance(images, list | tuple) else [images]
@@ -65,6 +71,8 @@ class UnifiedImageProcessor(BaseImageProcessor):
         side = self.image_size
         if self.background is not None:
             image = _padded(image.convert("RGB"), side, self.background)
+        elif self.crop is not None:
+            image = _cropped(image.convert("RGB"), side, Image.Resampling[self.crop.upper()])
         else:
             image = square(image.convert("RGB"))
         if image.width != side:
@@ -90,6 +98,14 @@ def _padded(image: Image.Image, side: int, colour: Sequence[int]) -> Image.Image
     return out
 
 
+def _cropped(image: Image.Image, side: int, method: Image.Resampling) -> Image.Image:
+    """The shorter side resized to `side`, the middle of the longer one."""
+    short = min(image.size)
+    width, height = (int(side * length / short) for length in image.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.resize((width, height), method).crop((left, top, left + side, top + side))
+
+
 @dataclass(frozen=True)
 class Template:
     """The words around a conversation.
@@ -100,6 +116,7 @@ class Template:
             end of the prompt, and what stands between it and words already said.
         beside: between a picture and what stands beside it; twice between two pictures.
         between: between two texts that follow each other.
+        bare: where a picture is demanded, no words stand around what it shall show.
     """
 
     system: str
@@ -107,6 +124,7 @@ class Template:
     assistant: tuple[str, str]
     beside: str = ""
     between: str = ""
+    bare: bool = False
 
     def said(self, parts: Sequence[Any]) -> list[Any]:
         """Parts of one message, strings stripped at both ends, joined by the template's words.
@@ -128,6 +146,10 @@ class Template:
         self, messages: Sequence[tuple[str, list[Any]]], reply: bool, draw: bool
     ) -> list[tuple[str, list[Any]]]:
         """(role, pieces) of a conversation: in the user's all that is not the assistant's."""
+        if draw and self.bare:
+            return Template("", ("", ""), ("", ""), self.beside, self.between).turns(
+                messages, reply, draw=True
+            )
         out: list[tuple[str, list[Any]]] = []
         asked: list[Any] = [] if draw else [(self.system, True)]
         for role, parts in messages:
@@ -154,7 +176,8 @@ class UnifiedProcessor(ProcessorMixin):
     """Text tokenizer and picture preprocessing of one model, and the layout of its sequences.
 
     Args:
-        text_size, control_ids, template, reread, unconditional: as in `UnifiedConfig`.
+        text_size, control_ids, template, reread, unconditional, frame: as in `UnifiedConfig`.
+        shared: as in `UnifiedImageConfig`.
         chat_template: that of a published model, kept for those who run it; never run here.
     """
 
@@ -171,12 +194,15 @@ class UnifiedProcessor(ProcessorMixin):
         template: dict[str, Any] | None = None,
         reread: bool = True,
         unconditional: str = "fresh",
+        frame: dict[str, Any] | None = None,
+        shared: int | None = None,
         **kwargs: Any,
     ):
         self.codebooks, self.books = list(codebooks), list(books)
         self.view_length, self.text_size = view_length, text_size
         self.control_ids, self.template = control_ids, template
         self.reread, self.unconditional = reread, unconditional
+        self.frame, self.shared = frame, shared
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -189,7 +215,11 @@ class UnifiedProcessor(ProcessorMixin):
         """The processor of a model."""
         layout, vision = config.layout, config.vision_config
         return cls(
-            UnifiedImageProcessor(vision.image_size, getattr(vision, "background", None)),
+            UnifiedImageProcessor(
+                vision.image_size,
+                getattr(vision, "background", None),
+                getattr(vision, "crop", None),
+            ),
             tokenizer,
             codebooks=layout.codebooks,
             books=layout.books,
@@ -200,18 +230,21 @@ class UnifiedProcessor(ProcessorMixin):
             template=config.template,
             reread=config.reread,
             unconditional=config.unconditional,
+            frame=config.frame,
+            shared=config.image_config.shared,
         )
 
     @property
     def layout(self) -> Layout:
         size = self.text_size or self.tokenizer.vocab_size
         return Layout(
-            Vocabulary.of(size, sum(self.codebooks), self.control_ids),
+            Vocabulary.of(size, sum(self.codebooks), self.control_ids, self.shared),
             tuple(self.codebooks),
             tuple(self.books),
             self.view_length,
             reread=self.reread,
             unconditional=self.unconditional,
+            frame=framed(self.frame),
         )
 
     def prompt(
@@ -225,7 +258,7 @@ class UnifiedProcessor(ProcessorMixin):
 
         Args:
             encode: one picture's pixels (C, H, W) -> its codes; for pictures that stand as codes.
-            user_picture: "codes+view" or "view".
+            user_picture: "codes+view", "view" or "codes"; where there is no encoder, always codes.
             draw: the reply is a picture.
 
         Raises:
@@ -250,13 +283,15 @@ class UnifiedProcessor(ProcessorMixin):
         was read back. A model that reads nothing back sees it as it sees a user's.
         """
         views: list[torch.Tensor] = []
+        seen = self.layout.views
 
         def shown(image: Image.Image, role: str) -> Picture:
             pixels = self.image_processor.pixels(image)
             written = role == "assistant" and self.reread
-            views.append(pixels)
-            as_codes = written or user_picture == "codes+view"
-            return Picture(tuple(encode(pixels)) if as_codes else None)
+            if seen:
+                views.append(pixels)
+            as_codes = written or not seen or user_picture == "codes+view"
+            return Picture(tuple(encode(pixels)) if as_codes else None, view=seen)
 
         read = [read_message(message, place) for place, message in enumerate(messages)]
         said: list[tuple[str, list[Any]]] = [

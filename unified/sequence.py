@@ -9,16 +9,16 @@ encoder fills), or both. Loss falls on what the assistant says by itself: text, 
 
 A published model may have no token for a role: then <user> and <assistant> are left out, the words
 of its prompt template (`unified.processing`) stand inside the user's parts, and only the
-assistant's turns end with <end>. It may open a view with the same token as codes.
+assistant's turns end with <end>. It may open a view with the same token as codes, have no view at
+all, and put ids of its own among the codes (`Frame`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from unified.vocabulary import Vocabulary, book_ranges
-
-ROLES = ("user", "assistant")
+from unified.vocabulary import ROLES, Vocabulary, book_ranges
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,42 @@ class Sequence:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Ids that always stand inside a picture, between <image> and <image_end>.
+
+        <image> opening (code * row, row_end)* closing <image_end>
+
+    Attributes:
+        opening, closing: before the first code and after the last.
+        row: codes of a row.
+        row_end: ids after every row.
+    """
+
+    opening: tuple[int, ...] = ()
+    row: int = 1
+    row_end: tuple[int, ...] = ()
+    closing: tuple[int, ...] = ()
+
+    def written(self, length: int) -> tuple[int | None, ...]:
+        """What stands in a picture of `length` codes, None for a code."""
+        if length % self.row:
+            raise ValueError(f"{length} codes do not make rows of {self.row}")
+        rows = (*(None,) * self.row, *self.row_end) * (length // self.row)
+        return (*self.opening, *rows, *self.closing)
+
+
+@dataclass(frozen=True)
 class Layout:
     """The spec of one model's sequences.
 
     Attributes:
         codebooks: sizes of the picture codebooks; together the vocabulary's image range.
         books: the codebook of each code of a picture, in written order.
-        view_length: slots of a view.
+        view_length: slots of a view; 0 where there is no encoder.
         reread: what was drawn is read back as a view, in the reply and in later turns.
         unconditional: what guidance compares a picture with: "fresh", a reply to nothing, or
             "padded", the same prompt with <pad> for all but its first id.
+        frame: what stands among the codes of a picture.
     """
 
     vocabulary: Vocabulary
@@ -91,6 +117,7 @@ class Layout:
     view_length: int
     reread: bool = True
     unconditional: str = "fresh"
+    frame: Frame = Frame()
 
     def __post_init__(self) -> None:
         if self.unconditional not in ("fresh", "padded"):
@@ -100,6 +127,8 @@ class Layout:
                 f"codebooks of {sum(self.codebooks)} codes, an image range of "
                 f"{self.vocabulary.image_size}"
             )
+        if self.reread and not self.views:
+            raise ValueError("what was drawn cannot be read back: this layout has no view")
 
     @property
     def image_length(self) -> int:
@@ -107,9 +136,29 @@ class Layout:
         return len(self.books)
 
     @property
+    def views(self) -> bool:
+        """Whether a picture may stand as a view."""
+        return "view" in self.vocabulary.controls
+
+    @cached_property
+    def written(self) -> tuple[int | None, ...]:
+        """What stands between <image> and <image_end>: ids that are always the same, and None for
+        each code."""
+        return self.frame.written(self.image_length)
+
+    @cached_property
+    def places(self) -> tuple[int, ...]:
+        """How many codes come before each of `written`."""
+        out, place = [], 0
+        for due in self.written:
+            out.append(place)
+            place += due is None
+        return tuple(out)
+
+    @property
     def drawn_length(self) -> int:
         """Ids that a drawn picture takes in a reply: codes, the view if it is read back, marks."""
-        return self.image_length + 2 + (self.view_length + 2 if self.reread else 0)
+        return len(self.written) + 2 + (self.view_length + 2 if self.reread else 0)
 
     @property
     def roles(self) -> bool:
@@ -168,9 +217,12 @@ class Layout:
             ids = self.vocabulary.image_ids(list(picture.codes))
             for place, token in enumerate(ids):
                 self.check_code(token, place)
-            out.add(ids, learn)
+            for due, place in zip(self.written, self.places, strict=True):
+                out.add([ids[place] if due is None else due], learn and due is None)
             out.add([control("image_end")], False)
         if picture.view:
+            if not self.views:
+                raise ValueError("this layout has no view; a picture stands as codes alone")
             out.add(self.view_ids(), False)
 
     def check_code(self, token: int, place: int) -> None:
@@ -206,10 +258,13 @@ class Layout:
         role = ""
         vocabulary = self.vocabulary
         for place, token in enumerate(ids):
+            within = grammar.due is not None
             try:
                 grammar.advance(token)
             except ValueError as error:
                 raise ValueError(f"at {place}: {error}") from None
+            if within:
+                continue
             kind = vocabulary.kind(token)
             name = vocabulary.name(token)[1:-1] if kind == "control" else ""
             if kind == "text":

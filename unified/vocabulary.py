@@ -3,6 +3,10 @@
     [ text | control | image ]                 a model of our own
     [ text, control ids among them | image ]   a published one, whose control ids are given
 
+Where the published ids of the codes lie in the text range too, a code still has an id of its own
+here; the ones in the text range (`shared`) never stand in a sequence. They only say which rows of
+the decoder's embedding and head are the codes'.
+
 Text ids are the text tokenizer's own. Text can never spell a control token: ours has none, and a
 published one does not read them in text. Nobody else adds offsets.
 """
@@ -26,6 +30,10 @@ CONTROL = (
     "view_end",
     "slot",  # one feature; its embedding is filled in by the encoder
 )
+ROLES = ("user", "assistant")
+VIEW = ("view", "view_end", "slot")
+# of published models only, forced inside a picture: see `unified.sequence.Frame`
+INSIDE = ("codes", "row_end", "codes_end")
 
 
 @cache
@@ -43,35 +51,50 @@ class Vocabulary:
         text_size: ids of the text range.
         image_size: codes of the picture codebook.
         given: (name, id) of the control tokens that lie in the text range. Two names may share an
-            id, and of CONTROL `user` and `assistant` may be missing: those roles are words.
+            id. `user` and `assistant` may be missing: those roles are words; and so may VIEW:
+            there is no encoder, and pictures stand as codes alone.
+        shared: first of the ids in the text range that codes have in the published numbering.
     """
 
     text_size: int
     image_size: int
     given: tuple[tuple[str, int], ...] = ()
+    shared: int | None = None
 
     def __post_init__(self) -> None:
         if self.text_size < 1 or self.image_size < 1:
             raise ValueError(f"empty range: text {self.text_size}, image {self.image_size}")
+        rows = self.shared_ids
+        if rows and not 0 <= rows.start < rows.stop <= self.text_size:
+            raise ValueError(f"ids {rows.start}..{rows.stop - 1} of codes, text {self.text_size}")
         if not self.given:
             return
         names = [name for name, _ in self.given]
         for name in names:
-            if name not in CONTROL:
+            if name not in (*CONTROL, *INSIDE):
                 raise ValueError(f"unknown control token {name!r}; one of {', '.join(CONTROL)}")
+        optional = (*ROLES, *(() if "view" in names else VIEW))
         for name in CONTROL:
-            if name not in (*names, "user", "assistant"):
+            if name not in (*names, *optional):
                 raise ValueError(f"control token {name!r} has no id")
         for name, token in self.given:
             if not 0 <= token < self.text_size:
                 raise ValueError(f"control token {name!r} is {token}, not in 0..{self.text_size}")
+            if token in rows:
+                raise ValueError(f"control token {name!r} is {token}, which is a code's id")
 
     @classmethod
-    def of(cls, text_size: int, image_size: int, ids: Mapping[str, int] | None) -> Self:
+    def of(
+        cls,
+        text_size: int,
+        image_size: int,
+        ids: Mapping[str, int] | None,
+        shared: int | None = None,
+    ) -> Self:
         """With the control tokens at `ids`; after the text where there are none."""
         given = ids or {}
-        order = sorted(given, key=lambda name: (*CONTROL, name).index(name))
-        return cls(text_size, image_size, tuple((name, given[name]) for name in order))
+        order = sorted(given, key=lambda name: (*CONTROL, *INSIDE, name).index(name))
+        return cls(text_size, image_size, tuple((name, given[name]) for name in order), shared)
 
     def __len__(self) -> int:
         return self.image_start + self.image_size
@@ -85,17 +108,24 @@ class Vocabulary:
     @cached_property
     def _names(self) -> dict[int, tuple[str, ...]]:
         found: dict[int, tuple[str, ...]] = {}
-        for name in CONTROL:
+        for name in (*CONTROL, *INSIDE):
             if name in self.controls:
                 token = self.controls[name]
                 found[token] = (*found.get(token, ()), name)
         return found
 
+    @property
+    def shared_ids(self) -> range:
+        """Ids of the text range that are codes' in the published numbering; often empty."""
+        first = self.shared
+        return range(0) if first is None else range(first, first + self.image_size)
+
     @cached_property
     def text_ranges(self) -> tuple[range, ...]:
-        """The ids of text, control ids left out."""
-        cuts = sorted({token for _, token in self.given})
-        starts, stops = [0, *(cut + 1 for cut in cuts)], [*cuts, self.text_size]
+        """The ids of text: control ids and those of codes left out."""
+        cuts = [(token, token + 1) for _, token in self.given]
+        cuts = sorted({*cuts, *([(r.start, r.stop)] if (r := self.shared_ids) else [])})
+        starts, stops = [0, *(stop for _, stop in cuts)], [*(a for a, _ in cuts), self.text_size]
         return tuple(range(a, b) for a, b in zip(starts, stops, strict=True) if a < b)
 
     def control(self, name: str) -> int:
@@ -126,15 +156,17 @@ class Vocabulary:
         return [token - self.image_start for token in ids]
 
     def kind(self, token: int) -> str:
-        """ "text", "control" or "image"."""
+        """ "text", "control" or "image"; "row" for an id that codes have in other numbering."""
         if not 0 <= token < len(self):
             raise ValueError(f"id {token} is outside the vocabulary of {len(self)}")
         if token >= self.image_start:
             return "image"
+        if token in self.shared_ids:
+            return "row"
         return "control" if token in self._names else "text"
 
     def names(self, token: int) -> tuple[str, ...]:
-        """What an id may be called in the grammar: names of CONTROL, "text" or "code"."""
+        """What an id may be called in the grammar: names of CONTROL, "text", "code" or "row"."""
         kind = self.kind(token)
         return self._names[token] if kind == "control" else ("code" if kind == "image" else kind,)
 

@@ -21,7 +21,12 @@ from unified.families import own
 from unified.families.made import Made
 
 # model_type in config.json -> the module that reads it
-FAMILIES = {"janus": "janus", "multi_modality": "janus"}
+FAMILIES = {
+    "janus": "janus",
+    "multi_modality": "janus",
+    "chameleon": "chameleon",
+    "emu3": "emu3",
+}
 OWN = "unified"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")

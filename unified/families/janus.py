@@ -14,7 +14,6 @@ The chat template that comes with a checkpoint is a program: it is kept and hand
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -34,14 +33,24 @@ from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
 from unified.checkpoint import CheckpointError
 from unified.configuration import UnifiedConfig
-from unified.families.made import Made, Prefixes, Weights, ours, published, read_weights
-from unified.modeling import UnifiedForConditionalGeneration
+from unified.families.made import (
+    CODEC,
+    Made,
+    Prefixes,
+    Weights,
+    chat_template,
+    filled,
+    image_settings,
+    published,
+    read_json,
+    read_weights,
+    token_ids,
+)
 from unified.processing import UnifiedProcessor
 from unified.sampling import Sampling
 from unified.tokenizers.published import JanusCodec
 from unified.tokenizers.text import PublishedTokenizer
 
-CODEC = "codec."  # our prefix of the codec's weights, which are kept beside the model's
 # transformers' names and ours
 NAMES: Prefixes = (
     ("model.language_model.", "decoder."),
@@ -123,29 +132,25 @@ GUIDANCE = 5.0  # of the paper
 
 def read(folder: Path, attention: str, dtype: Any) -> Made:
     """A directory on our modules: see `unified.families.read`."""
-    values = _json(folder / "config.json")
+    values = read_json(folder / "config.json")
     weights = read_weights(folder)
     if values["model_type"] == "janus":
         config = JanusConfig.from_pretrained(str(folder), local_files_only=True)
     else:
         config = original_config(values, folder / "config.json")
         weights = from_original(weights)
-    _json(folder / "tokenizer.json")
+    read_json(folder / "tokenizer.json")
     tokenizer = PublishedTokenizer.from_pretrained(str(folder), local_files_only=True)
     if values["model_type"] != "janus":
         config.image_token_id = tokenizer.get_vocab().get(CONTROLS["slot"][1])
-    settings = _json(folder / "generation_config.json", optional=True)
+    settings = read_json(folder / "generation_config.json", optional=True)
     ids = control_ids(folder, tokenizer, config, settings)
     mapped = unified_config(config, ids, folder)
-    if dtype == "auto":
-        dtype = weights.tensors["model.language_model.embed_tokens.weight"].dtype
-    model, codec = _filled(mapped, config, weights, folder, attention, dtype)
-    jinja = folder / "chat_template.jinja"
-    chat_template = jinja.read_text(encoding="utf-8") if jinja.is_file() else None
-    processor = UnifiedProcessor.of(mapped, tokenizer, chat_template)
+    model, codec = filled(mapped, JanusVQVAE, config.vq_config, weights, NAMES, attention, dtype)
+    processor = UnifiedProcessor.of(mapped, tokenizer, chat_template(folder))
     scale = settings.get("guidance_scale") or GUIDANCE
     sampling = Sampling(guidance_scale=float(scale), temperature=settings.get("temperature") or 1.0)
-    return Made(model, processor, codec, sampling)
+    return Made(model, processor, JanusCodec(codec, folder), sampling)
 
 
 def unified_config(config: Any, ids: dict[str, int], folder: Path) -> UnifiedConfig:
@@ -205,50 +210,15 @@ def control_ids(
         CheckpointError: a token is missing, or tokenizer and configuration disagree about an id.
     """
     path = folder / "tokenizer.json"
-    vocabulary = tokenizer.get_vocab()
-    ids: dict[str, int] = {}
-    for name, (attribute, spelling) in CONTROLS.items():
-        token = getattr(tokenizer, attribute, None) or spelling
-        if token not in vocabulary:
-            raise CheckpointError(f"{path}: no token {token!r}, which is the {attribute} of Janus")
-        ids[name] = vocabulary[token]
+    ids = token_ids(folder, tokenizer, CONTROLS, config.text_config.vocab_size, "Janus")
     if settings.get("pad_token_id") is not None:  # what guidance pads with
         ids["pad"] = settings["pad_token_id"]
-    size = config.text_config.vocab_size
-    if max(vocabulary.values()) >= size:
-        token = max(vocabulary, key=vocabulary.__getitem__)
-        raise CheckpointError(
-            f"{path}: token {token!r} has id {vocabulary[token]}; config.json's"
-            f" text_config.vocab_size is {size}"
-        )
     if config.image_token_id != ids["slot"]:
         raise CheckpointError(
             f"{path}: the picture's placeholder has id {ids['slot']}; config.json's image_token_id"
             f" is {config.image_token_id}"
         )
     return ids
-
-
-def _filled(
-    mapped: UnifiedConfig, config: Any, weights: Weights, folder: Path, attention: str, dtype: Any
-) -> tuple[UnifiedForConditionalGeneration, JanusCodec]:
-    """Model and codec with the weights, every one of which has its place."""
-    head, embedding = "lm_head.weight", "model.language_model.embed_tokens.weight"
-    if head not in weights.tensors and embedding in weights.tensors:  # tied
-        weights.tensors[head] = weights.tensors[embedding].clone()
-        weights.files[head] = weights.files[embedding]
-    with torch.device("meta"):
-        model, codec = UnifiedForConditionalGeneration(mapped), JanusVQVAE(config.vq_config)
-    shapes = {published(k, NAMES): v.shape for k, v in model.state_dict().items()}
-    shapes |= {published(CODEC + k, NAMES): v.shape for k, v in codec.state_dict().items()}
-    weights.refuse_others(shapes)
-    state = {str(ours(key, NAMES)): value for key, value in weights.fitted(shapes).items()}
-    coded = {k.removeprefix(CODEC): state.pop(k) for k in list(state) if k.startswith(CODEC)}
-    model = UnifiedForConditionalGeneration.from_pretrained(
-        None, config=mapped, state_dict=state, dtype=dtype, attn_implementation=attention
-    )
-    codec = JanusVQVAE.from_pretrained(None, config=config.vq_config, state_dict=coded, dtype=dtype)
-    return model, JanusCodec(codec, folder)
 
 
 def export(made: Made, folder: Path) -> None:
@@ -303,14 +273,13 @@ def _token(made: Made, name: str) -> str:
 def _system(folder: Path) -> str:
     """The system prompt, where the published processor has one."""
     path = folder / "processor_config.json"
-    given = _json(path, optional=True).get("use_default_system_prompt", not path.is_file())
+    given = read_json(path, optional=True).get("use_default_system_prompt", not path.is_file())
     return DEFAULT_SYSTEM_PROMPT if given else ""
 
 
 def _pixels(folder: Path) -> dict[str, Any]:
     """How pictures are normalized for the encoder and with what colour they are padded."""
-    values = _json(folder / "processor_config.json", optional=True).get("image_processor")
-    values = values or _json(folder / "preprocessor_config.json", optional=True)
+    values = image_settings(folder)
     mean = values.get("image_mean") or OPENAI_CLIP_MEAN
     std = values.get("image_std") or OPENAI_CLIP_STD
     colour = [int(value * 255) for value in mean]
@@ -382,15 +351,3 @@ def _cut(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     if name.endswith("embeddings.position_embedding.weight"):
         return [(name, tensor.flatten(0, -2))]  # (1, N, D)
     return [(name, tensor)]
-
-
-def _json(path: Path, optional: bool = False) -> dict[str, Any]:
-    if optional and not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise CheckpointError(f"{path}: missing or not readable as JSON") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return values

@@ -7,6 +7,7 @@ imported when a verb is called.
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +78,10 @@ def run(
     batch: Annotated[
         int, typer.Option(metavar="N", min=1, max=4096, help="Questions or pictures at once.")
     ] = 32,
+    processes: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=256, help="Processes that share it, a model each."),
+    ] = 1,
     seed: Seed = 0,
     as_json: AsJson = False,
     device: Device = None,
@@ -90,7 +95,8 @@ def run(
     """Run benchmarks on one model or several, and keep every answer and every drawing.
 
     A run that was stopped goes on when the same command is given again. Drawings are written in the
-    layout of their benchmark's own scorer.
+    layout of their benchmark's own scorer. What several processes do is what one does; where there
+    are several GPUs, each process has its own.
     """
     from unified.eval import benchmark
 
@@ -105,8 +111,12 @@ def run(
     code, found = 0, {}
     for source, folder in folders.items():
         handle = load(source or None, device, adapters)
+        others = [
+            partial(loaded_there, source, device, adapters, number)
+            for number in range(1, processes)
+        ]
         with bar("Asking") as step:
-            found[folder] = runner.run(handle, tasks, folder, plan, step)
+            found[folder] = runner.run(handle, tasks, folder, plan, step, others)
         for reason in found[folder].failed.values():
             say(printable(f"error: {reason}"))
             code = FAILED
@@ -118,6 +128,17 @@ def run(
             _show(one.rows)
         print(named(folder / results.FILE))
     return code
+
+
+def loaded_there(source: str, device: str | None, adapters: list[Path] | None, number: int) -> Any:
+    """The same model in process `number`, on a GPU of its own where there are several."""
+    import torch
+
+    from unified.handle import load
+
+    if device in (None, "cuda") and torch.cuda.device_count() > 1:
+        device = f"cuda:{number % torch.cuda.device_count()}"
+    return load(source or None, device, adapters=adapters or ())
 
 
 def _places(given: list[str], names: list[str], asked: list[str]) -> dict[str, Path]:
