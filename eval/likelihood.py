@@ -49,7 +49,7 @@ def option_likelihoods(
             raise ValueError(f"{ids.shape[1]} tokens; this model reads {model.engine.context}")
         with torch.inference_mode():
             hidden = model.model(ids, pixel_values=pixels).hidden[0, len(prompt.ids) - 1 : -1]
-            logs = model.model.text_head(hidden).float().log_softmax(-1)  # (tokens, text)
+            logs = model.model.text_logits(hidden).float().log_softmax(-1)  # (tokens, text)
         wanted = ids[0, len(prompt.ids) :]
         out.append(float(logs.gather(1, wanted[:, None]).mean()))
     return out

@@ -34,7 +34,8 @@ class Encoder:
     """Encodes records for one model.
 
     Args:
-        user_picture: how a user's picture stands, "view" or "codes+view"; as in chat by default.
+        user_picture: how a user's picture stands, "view", "codes+view" or "codes"; as in chat by
+            default.
 
     Attributes:
         context: ids that the model reads at most.
@@ -46,8 +47,8 @@ class Encoder:
         self.processor, self.codec = handle.processor, handle.codec
         self.layout, self.context = handle.layout, handle.engine.context
         self.user_picture = user_picture or handle.model.config.user_picture
-        if self.user_picture not in ("view", "codes+view"):
-            raise ValueError(f"user_picture {self.user_picture!r}; one of view, codes+view")
+        if self.user_picture not in ("view", "codes+view", "codes"):
+            raise ValueError(f"user_picture {self.user_picture!r}; one of view, codes+view, codes")
         self.kinds = ("text", self.codec.spec.medium)
 
     @property
@@ -118,7 +119,14 @@ class Encoder:
             plain.append({"role": message.role, "content": content})
         replies = [message for message in messages if message.role == "assistant"]
         draw = bool(replies) and bool(replies[0].parts) and replies[0].parts[0].type == "image"
-        return self.processor.turns(plain, lambda _: [], self.user_picture, draw=draw)
+        coded: list[torch.Tensor] = []  # all pictures, where none is seen
+
+        def keep(pixels: torch.Tensor) -> list[int]:
+            coded.append(pixels)
+            return []
+
+        turns, views = self.processor.turns(plain, keep, self.user_picture, draw=draw)
+        return turns, views if self.layout.views else coded
 
     def _pictured(
         self,
@@ -139,7 +147,7 @@ class Encoder:
         written = [
             k
             for k, (_, part) in enumerate(parts)
-            if k in drawn_at or part.loss or self.user_picture == "codes+view"
+            if k in drawn_at or part.loss or self.user_picture != "view"
         ]
         codes, rebuilt = self._codes([pixels[k] for k in written], draft)
         drawn = dict(zip(written, zip(codes, rebuilt, strict=True), strict=True))
@@ -148,7 +156,7 @@ class Encoder:
 
         def stands(picture: Picture) -> Picture:
             k = next(place)
-            view = k not in drawn_at or self.layout.reread
+            view = self.layout.reread if k in drawn_at else self.user_picture != "codes"
             if view:
                 views.append(drawn[k][1] if k in drawn_at else pixels[k])
             return Picture(drawn[k][0] if k in drawn else None, view, loss=parts[k][1].loss)
@@ -172,6 +180,8 @@ class Encoder:
             first = tuple(self.layout.codes_at(place).start - start for place in places)
             return [first] * len(pixels), pixels
         codes = self.codec.encode(torch.stack(pixels).to(self.codec.device))
+        if not self.layout.reread:  # then none is seen again, and some codecs cannot decode
+            return [tuple(row) for row in codes.tolist()], pixels
         own = self.processor.image_processor
         rebuilt = [own.pixels(own.picture(row)) for row in self.codec.decode(codes)]  # eight bits
         return [tuple(row) for row in codes.tolist()], rebuilt

@@ -6,6 +6,7 @@ Everything is a pure function of (seed, step).
 from __future__ import annotations
 
 import random
+from itertools import islice
 
 import torch
 
@@ -85,10 +86,10 @@ class SupervisedStage:
         """The first picture that is learnt, alone; the sample as it is where there is none."""
         layout = self.handle.layout
         start, length = layout.vocabulary.image_start, layout.image_length
-        for place, (token, loss) in enumerate(zip(encoded.ids, encoded.loss, strict=True)):
-            if loss and token >= start:
-                codes = tuple(token - start for token in encoded.ids[place : place + length])
-                turns = [Turn("assistant", (Picture(codes, view=False),))]
-                sequence = layout.flatten(turns)
-                return Encoded(sequence.ids, sequence.loss, None)
-        return encoded
+        learnt = (token - start for token, loss in zip(encoded.ids, encoded.loss, strict=True)
+                  if loss and token >= start)  # fmt: skip
+        codes = tuple(islice(learnt, length))
+        if not codes:
+            return encoded
+        sequence = layout.flatten([Turn("assistant", (Picture(codes, view=False),))])
+        return Encoded(sequence.ids, sequence.loss, None)

@@ -26,13 +26,14 @@ class AdapterError(ValueError):
 
 
 def linears(model: nn.Module, parts: Sequence[str]) -> list[str]:
-    """Names of all linear maps in these parts of a model.
+    """Names of all linear maps in these parts of a model; a part that this model does without, as
+    one without an encoder, has none.
 
     Raises:
-        ValueError: a part that the model does not have, or that holds none.
+        ValueError: a part that no model has, or that holds none.
     """
     found: list[str] = []
-    for part in parts:
+    for part in (part for part in parts if getattr(model, part, model) is not None):
         own = [
             name
             for name, module in model.named_modules()
