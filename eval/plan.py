@@ -145,7 +145,7 @@ def _settings(
         batch=plan.batch,
         device=device,
         dtype=dtype.removeprefix("torch."),
-        threads=torch.get_num_threads() if torch is not None else 0,
+        threads=torch.get_num_threads() if torch is not None and device else 0,
     )
 
 
