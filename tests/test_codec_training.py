@@ -166,7 +166,7 @@ def test_the_probe_finds_order_and_the_linear_one_finds_labels() -> None:
 
 
 # of the whole process, one item forth and back in fp32, as the recipes state it
-GIGABYTES = {"pixels": 9.0, "video": 9.0, "audio": 9.0, "seed": 9.0}
+GIGABYTES = {"pixels": 1.5, "video": 3.0, "audio": 2.0, "seed": 4.5}
 FULL_SIZE = """
 import resource, sys, torch
 from unified.tokenizers.kinds import new_codec
