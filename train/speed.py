@@ -59,7 +59,7 @@ def ours(handle: Unified, data: list[Encoded], batch_size: int, micro_batch: int
 
 def trainer(handle: Unified, data: list[Encoded], batch_size: int) -> Way:
     """One pass over the samples by transformers' Trainer; its own set-up is not counted."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     pad = handle.layout.vocabulary.control("pad")
 
@@ -94,8 +94,10 @@ def trainer(handle: Unified, data: list[Encoded], batch_size: int) -> Way:
                 remove_unused_columns=False,
             )  # fmt: skip
             shuffled = random.Random(0).sample(data, len(data))
-            Trainer(handle.model, arguments, data_collator=collate, train_dataset=shuffled,
-                    callbacks=[clock]).train()  # fmt: skip
+            rival = Trainer(handle.model, arguments, data_collator=collate, train_dataset=shuffled,
+                            callbacks=[clock])  # fmt: skip
+            rival.remove_callback(PrinterCallback)  # its summary is no row of ours
+            rival.train()
         return sum(map(len, data)), clock.ended - clock.began
 
     return way
