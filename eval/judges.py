@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,16 +106,16 @@ def _colour(name: str) -> str:
     return _ALSO.get(name, name)
 
 
-class Questioner:
+class Questioner(ABC):
     """What judges that answer questions have in common."""
 
     kind = "questions"
     name: str
     revision: str
 
+    @abstractmethod
     def says(self, images: list[Image.Image], questions: list[str]) -> list[str]:
         """The answers as they are said."""
-        raise NotImplementedError
 
     def yes(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[bool]:
         """Yes or no to each question about its picture.

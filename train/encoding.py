@@ -102,7 +102,8 @@ class Encoder:
             turns = _joined(turns, messages) if joined else _marked(turns, messages)
             turns, views = self._pictured(turns, messages, pixels, draft)
         except (DataError, MediaError) as error:
-            raise DataError(f"{where}: {error}") from None
+            words = str(error).removeprefix(f"{where}: ")  # a file that is its own record
+            raise DataError(f"{where}: {words}") from None
         sequence = self.layout.flatten(turns)
         return Encoded(sequence.ids, sequence.loss, torch.stack(views) if views else None)
 
