@@ -14,6 +14,8 @@ from unified.tokenizers.quantizers import perplexity
 from unified.toybox.sounds import render_clip, sample_clip
 from unified.train.losses import spectral_loss
 
+PLACED = 128  # clips that the codebooks are placed by
+
 
 def clips(seed: int, start: int, count: int, split: str = "train", seconds: float = 2.0) -> Any:
     """Rendered clips start..start+count of a seed, (count, 1, samples)."""
@@ -37,6 +39,8 @@ class AudioStage:
         return [sound[:, :, : self.length].to(self.device)]
 
     def loss(self, part: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        if step == 0:
+            self._place()
         rebuilt, codes, commitment = self.model(part)
         one, two = rebuilt[:, 0].float(), part[:, 0]
         spectral = spectral_loss(one, two, self.model.config.rate)
@@ -50,3 +54,11 @@ class AudioStage:
             "codes_in_batch": used * self.model.config.codebook_size,
         }
         return spectral + 2 * samples + commitment, values
+
+    def _place(self) -> None:
+        """k-means places every codebook in its first pass: of several vectors a code."""
+        sound = clips(self.seed, 0, PLACED, seconds=self.seconds)[:, :, : self.length]
+        self.model.eval()  # in training a pass leaves out some codebooks
+        with torch.no_grad():
+            self.model(sound.to(self.device))
+        self.model.train()
