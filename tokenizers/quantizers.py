@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from vector_quantize_pytorch import FSQ, ResidualVQ
 
@@ -65,6 +66,10 @@ class Residual(Quantizer):
 
     While training, the last codebooks are left out at random (`dropout`), so that a prefix of the
     codebooks decodes; codes out of use are restarted at latents of the batch.
+
+    Attributes:
+        free: latents pass as they are. Codebooks that are placed in what an untrained encoder
+            writes collapse to a few codes: so train without them at first, then `place` them.
     """
 
     def __init__(
@@ -97,9 +102,23 @@ class Residual(Quantizer):
             quantize_dropout_cutoff_index=0,
         )
         self.sizes = (size,) * count
+        self.cosine, self.free = cosine, False
+
+    @torch.no_grad()
+    def place(self, x: torch.Tensor) -> None:
+        """Codebooks by k-means of latents (B, N, D), once: give several vectors for each code."""
+        self.free, training = False, self.training
+        self.eval()  # in training some codebooks would be left out
+        self(x)
+        self.train(training)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         with torch.autocast(x.device.type, enabled=False):
+            if self.free:
+                inner = self.inward(x.float())
+                inner = F.normalize(inner, dim=-1) if self.cosine else inner
+                none = torch.full((*x.shape[:2], len(self.sizes)), -1, device=x.device)
+                return self.outward(inner), none, inner.new_zeros(())
             quantized, codes, loss = self.vq(self.inward(x.float()))
             return self.outward(quantized), codes.long(), loss.sum()
 
@@ -113,8 +132,9 @@ class Residual(Quantizer):
 
 
 def perplexity(codes: torch.Tensor, size: int) -> tuple[float, float]:
-    """Perplexity of a codebook's code histogram, in codes, and the share of codes in use."""
-    histogram = torch.bincount(codes.flatten(), minlength=size).double()
+    """Perplexity of a codebook's code histogram, in codes, and the share of codes in use; codes
+    of -1 stand for none."""
+    histogram = torch.bincount(codes[codes >= 0], minlength=size).double()
     share = histogram / histogram.sum().clamp_min(1)
     entropy = -torch.xlogy(share, share).sum()
     return float(entropy.exp()), float((histogram > 0).double().mean())

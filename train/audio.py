@@ -14,7 +14,7 @@ from unified.tokenizers.quantizers import perplexity
 from unified.toybox.sounds import render_clip, sample_clip
 from unified.train.losses import spectral_loss
 
-PLACED = 128  # clips that the codebooks are placed by
+PLACED = 256  # clips that the codebooks are placed by
 
 
 def clips(seed: int, start: int, count: int, split: str = "train", seconds: float = 2.0) -> Any:
@@ -28,8 +28,9 @@ class AudioStage:
     """Spectra at several resolutions, a little of the samples themselves, and the commitment."""
 
     def __init__(self, model: AudioTokenizer, size: int, seed: int, device: str,
-                 seconds: float = 2.0):  # fmt: skip
+                 seconds: float = 2.0, free: int = 0):  # fmt: skip
         self.model, self.size, self.seed, self.device = model, size, seed, device
+        self.free = free
         stride = model.spec.stride
         self.length = int(seconds * model.config.rate) // stride * stride
         self.seconds = seconds
@@ -39,14 +40,14 @@ class AudioStage:
         return [sound[:, :, : self.length].to(self.device)]
 
     def loss(self, part: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        if step == 0:
+        self.model.quantizer.free = step < self.free
+        if step == self.free:
             self._place()
         rebuilt, codes, commitment = self.model(part)
         one, two = rebuilt[:, 0].float(), part[:, 0]
         spectral = spectral_loss(one, two, self.model.config.rate)
         samples = F.l1_loss(one, two)
-        first = codes[..., 0]
-        _, used = perplexity(first[first >= 0], self.model.config.codebook_size)
+        _, used = perplexity(codes[..., 0], self.model.config.codebook_size)
         values = {
             "spectral": spectral.item(),
             "samples": samples.item(),
@@ -56,9 +57,6 @@ class AudioStage:
         return spectral + 2 * samples + commitment, values
 
     def _place(self) -> None:
-        """k-means places every codebook in its first pass: of several vectors a code."""
         sound = clips(self.seed, 0, PLACED, seconds=self.seconds)[:, :, : self.length]
-        self.model.eval()  # in training a pass leaves out some codebooks
         with torch.no_grad():
-            self.model(sound.to(self.device))
-        self.model.train()
+            self.model.quantizer.place(self.model.latents(sound.to(self.device))[0])

@@ -55,6 +55,7 @@ class TokenizerConfig(BaseModel):
     rounds: int = 24  # of a layered codec's fit
     loop: LoopConfig | None = None
     loops: dict[str, LoopConfig] = {}  # of a seed codec
+    free: int = 0  # steps before the codebooks of an "audio" or a "seed" codec are placed
     squared: float = 1.0  # weight of a picture's squared error beside the absolute one
     detail: float = 0.0  # of its Laplacian pyramid
     adversarial: float = 0.0  # of its critic
@@ -143,7 +144,7 @@ def train_tokenizer(
         size = config.loop.batch_size
         stage: Stage
         if isinstance(codec, AudioTokenizer):
-            stage = AudioStage(codec, size, seed, device)
+            stage = AudioStage(codec, size, seed, device, free=config.free)
         elif isinstance(codec, VideoTokenizer):
             stage = VideoStage(codec, size, seed, device)
         else:
@@ -218,7 +219,9 @@ def _train_seed(
             stage = TeacherStage(teacher, text, loop.batch_size, seed, device)
         else:
             codec.teacher.load_state_dict(teacher.image.state_dict())
-            stage = SeedStage(name, codec, teacher, text, loop.batch_size, seed, device)
+            stage = SeedStage(
+                name, codec, teacher, text, loop.batch_size, seed, device, config.free
+            )
         show = partial(_show, codec, folder / name, seed=seed, device=device)
         fit(stage, loop, folder / name, name=f"seed: {name}", seed=seed, device=device,
             on_sample=show if name == "flow" else None, progress=progress)  # fmt: skip
