@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from rich.progress import Progress
 from safetensors.torch import save_file
 from torch import nn
@@ -60,6 +60,16 @@ class TokenizerConfig(BaseModel):
     detail: float = 0.0  # of its Laplacian pyramid
     adversarial: float = 0.0  # of its critic
     critic_after: int = 0  # steps before the critic counts
+
+    @model_validator(mode="after")
+    def _codebooks_are_placed(self) -> TokenizerConfig:
+        loop = self.loops.get("codes", self.loop)
+        if loop and self.free and self.free >= min(loop.steps, loop.sample_every or loop.steps):
+            raise ValueError(
+                f"tokenizer.free: {self.free} steps without codebooks; the loop has {loop.steps} "
+                f"steps and shows samples every {loop.sample_every}: give a smaller number"
+            )
+        return self
 
 
 class PictureStage:
