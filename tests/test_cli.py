@@ -26,6 +26,7 @@ from unified.media import picture
 from unified.processing import UnifiedImageProcessor
 from unified.tokenizers.codec import CodecSpec
 from unified.toybox.scene import render, sample_scene
+from unified.verbs.talk import default_name
 
 VERBS = [
     ["chat"], ["generate"], ["ask"], ["train"], ["doctor"], ["tokenizer"], ["tokenizer", "train"],
@@ -297,10 +298,10 @@ def test_generate_names_after_the_prompt_and_never_replaces(run: Any) -> None:
     for _ in range(2):
         run("generate", "A red circle, please!", "--seed", "3")
     assert files() == ["a-red-circle-please-seed3-1.png", "a-red-circle-please-seed3.png"]
-    assert cli.default_name("../../etc", 0) == "etc-seed0.png"
-    assert cli.default_name("猫" * 300, 0).startswith("猫猫")
-    assert len(cli.default_name("猫" * 300, 0).encode()) < 200
-    assert cli.default_name("?!", 0) == "picture-seed0.png"
+    assert default_name("../../etc", 0) == "etc-seed0.png"
+    assert default_name("猫" * 300, 0).startswith("猫猫")
+    assert len(default_name("猫" * 300, 0).encode()) < 200
+    assert default_name("?!", 0) == "picture-seed0.png"
 
 
 def test_generate_as_json(run: Any) -> None:

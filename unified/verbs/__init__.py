@@ -1,1 +1,1 @@
-"""Verbs of the command line with a file of their own; `unified.cli` puts them together."""
+"""The verbs of the command line; `unified.cli` puts them together."""

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from unified.media import picture
+from unified.media.picture import named
 
 
 def load(model: str | None, device: str | None, adapters: list[Path] | None = None) -> Any:
@@ -39,6 +40,17 @@ def print_json(value: Any, path: Path | None = None) -> None:
         path.write_text(text + "\n", encoding="utf-8")
     else:
         picture.write_atomic(Path(os.path.realpath(path)), (text + "\n").encode())
+
+
+def check_json(path: Path) -> None:
+    """Refuse a place for JSON that cannot be written, before the work rather than after it."""
+    if path.is_dir():
+        raise ValueError(f"{named(path)}: this is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        folder = named(path.parent)
+        raise ValueError(f"{named(path)}: the folder {folder} does not exist; create it")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{named(path)}: may not be written; choose a place you may write to")
 
 
 @contextmanager

@@ -1,0 +1,202 @@
+"""`unified tokenizer train|eval|encode|decode`: what turns media into codes and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unified.media import picture
+from unified.media.picture import named
+from unified.options import (
+    AsJson,
+    Device,
+    Out,
+    Overrides,
+    RecipeSeed,
+    Seed,
+    Tokenizer,
+)
+from unified.verbs.common import check_json, print_json, status
+from unified.verbs.train import train
+
+tokenizer_app = typer.Typer(
+    help="Turn pictures, films and sound into codes and back; train and judge what does it.",
+    epilog="Example: unified tokenizer encode cat.png",
+    no_args_is_help=True,
+)
+
+
+@tokenizer_app.command("train", epilog="Example: unified tokenizer train toybox --out runs/vq")
+def tokenizer_train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .yaml file.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    seed: RecipeSeed = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train a tokenizer alone: the tokenizer stage of a recipe (pixels, seed, video, audio, or
+    toybox for the one that is shipped)."""
+    return train(recipe, ["tokenizer"], overrides, out, seed, device, as_json)
+
+
+@tokenizer_app.command("eval", epilog="Example: unified tokenizer eval --grid grid.png")
+def tokenizer_eval(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="Model or tokenizer directory; by default the shipped one."
+        ),
+    ] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Save originals above their reconstructions."),
+    ] = None,
+    prefixes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", help="Save pictures drawn from 1, 2, 4 … all of their codes (seed)."
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many held-out items.")] = 512,
+    probe: Annotated[
+        bool,
+        typer.Option(help="Also train probes: how predictable the codes are, what they hold."),
+    ] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a tokenizer on pictures, films or sound that it never saw: what comes back, and how
+    the codes are used."""
+    saved = [path for path in (grid, prefixes) if path is not None]
+    for path in saved:
+        picture.check_target(path)
+    from unified.eval import tokenizer as judge
+
+    codec = _codec(model)
+    if prefixes is not None:
+        judge.strip(codec, prefixes, seed=seed)
+    with status("Judging the tokenizer"):
+        rows = judge.evaluate_tokenizer(codec, count=limit, seed=seed, probe=probe)
+        if grid is not None:
+            judge.grid(codec, grid, seed=seed)
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        spread = f" ± {row['stderr']:.2g}" if row["stderr"] else ""
+        print(f"{row['metric']:18}{row['value']:.4g}{spread}  (n = {row['n']})")
+    for path in saved:
+        print(named(path))
+
+
+@tokenizer_app.command("encode", epilog="Example: unified tokenizer encode cat.png -o cat.json")
+def tokenizer_encode(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture, a film or sound.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="CODES.json", help="Standard output if left out."),
+    ] = None,
+    model: Tokenizer = None,
+    device: Device = None,
+) -> None:
+    """Turn a picture, a film or sound into codes, by a tokenizer of that medium."""
+    if out is not None:
+        check_json(out)
+    codec = _codec(model, device)
+    from unified.media.tensors import read_media
+
+    media = read_media(file, codec.spec)
+    spec = codec.spec
+    value = {
+        "medium": spec.medium,
+        "codebooks": list(spec.codebooks),
+        "time": media.shape[2] if spec.medium != "image" else 1,
+        "codes": codec.encode(media.to(codec.device))[0].tolist(),
+    }
+    print_json(value, out)
+    if out is not None:
+        print(named(out))
+
+
+@tokenizer_app.command("decode", epilog="Example: unified tokenizer decode cat.json -o cat.png")
+def tokenizer_decode(
+    file: Annotated[Path, typer.Argument(metavar="CODES.json", help="What encode wrote.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="Where the picture, film or sound goes."),
+    ],
+    model: Tokenizer = None,
+    device: Device = None,
+) -> None:
+    """Turn codes back into a picture, a film or sound."""
+    codes, time = read_codes(file)
+    codec = _codec(model, device)
+    import torch
+
+    from unified.media.tensors import check_target, write_media
+
+    check_target(out, codec.spec)
+    media = codec.decode(torch.tensor([codes], device=codec.device))
+    if time and codec.spec.medium != "image":
+        media = media[:, :, :time]
+    write_media(out, media, codec.spec)
+    print(named(out))
+
+
+def read_codes(path: Path) -> tuple[list[int], int]:
+    """The codes in a file that `tokenizer encode` wrote, and the frames or samples they stand for
+    (0 where it does not say).
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    try:
+        if path.stat().st_size > 2**24:
+            raise ValueError(f"{named(path)}: too large for the codes of one item")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError(f"{named(path)}: no JSON; give what `tokenizer encode` wrote") from None
+    codes = data.get("codes") if isinstance(data, dict) else data
+    if not isinstance(codes, list) or not all(type(code) is int for code in codes):
+        raise ValueError(f"{named(path)}: it has no list of codes; give what `encode` wrote")
+    if any(abs(code) >= 2**31 for code in codes):
+        raise ValueError(f"{named(path)}: a code is out of range; give what `encode` wrote")
+    time = data.get("time", 0) if isinstance(data, dict) else 0
+    return codes, time if type(time) is int and time > 0 else 0
+
+
+def _codec(model: str | None, device: str | None = None) -> Any:
+    """The tokenizer in a model directory, or in a directory of its own, ours or published."""
+    with status("Loading the tokenizer"):
+        codec = _load_codec(model)
+        import torch
+
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return codec.to(place)
+        except (RuntimeError, AssertionError):
+            raise ValueError(f"no device {place!r} here; leave --device out") from None
+
+
+def _load_codec(model: str | None) -> Any:
+    from unified import checkpoint, handle
+    from unified.tokenizers.kinds import load_codec
+
+    folder = Path(model) if model is not None else handle.DEFAULT
+    if (folder / checkpoint.MANIFEST).is_file():
+        checkpoint.verify(folder)
+    if (folder / handle.CODEC).is_dir():
+        folder = folder / handle.CODEC
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{named(folder)}: no tokenizer there; name a directory that has one")
+    if "kind" in json.loads((folder / "config.json").read_text()):
+        return load_codec(folder)
+    from unified.tokenizers.published import load_published
+
+    return load_published(folder)

@@ -1,0 +1,55 @@
+"""`unified train`: a model by a recipe."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from unified.options import (
+    AsJson,
+    Device,
+    Out,
+    Overrides,
+    RecipeSeed,
+)
+from unified.verbs.common import print_json, say, status
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .yaml file.")
+    ] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option("--stage", metavar="NAME", help="Only this stage; repeat it for several."),
+    ] = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    seed: RecipeSeed = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train a model by a recipe, from nothing to a chat.
+
+    A stopped run goes on where it was when the same command is given again. The recipe "toybox"
+    makes the shipped weights; scale=tiny tries all its stages in about a minute. Several processes
+    train one model under torchrun: torchrun --nproc-per-node 2 -m unified train toybox
+    """
+    with status("Loading torch"):
+        from unified.train import recipe as recipes
+        from unified.train.guards import STOPPED, Stopped
+    if recipe is None:
+        raise ValueError(f"which recipe? One of {', '.join(recipes.recipes())}: unified train NAME")
+    try:
+        folder = recipes.run(recipe, stage or None, overrides or [], out, seed, device, not as_json)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from the last checkpoint")
+        raise
+    except Stopped as error:
+        say(str(error))
+        return STOPPED
+    if os.environ.get("RANK", "0") == "0":
+        print_json({"folder": str(folder)}) if as_json else print(folder)
+    return 0
