@@ -32,14 +32,14 @@ class AudioConfig:
     rate: int = 16_000
     hop: int = 320
     down: int = 2
-    width: int = 256
+    width: int = 160
     layers: int = 6
     kernel: int = 7
     codebooks: int = 4
     codebook_size: int = 1024
     code_width: int = 64
-    decoder_width: int = 256
-    decoder_layers: int = 8
+    decoder_width: int = 192
+    decoder_layers: int = 6
     up: int = 4
     window: int = 640
 
