@@ -25,27 +25,26 @@ class FlowConfig:
     image_size: int = 64
     patch: int = 8
     channels: int = 3
-    condition: int = 192
-    width: int = 256
-    layers: int = 6
-    heads: int = 8
+    condition: int = 160
+    width: int = 192
+    layers: int = 5
+    heads: int = 6
 
 
 class FlowBlock(nn.Module):
-    """A transformer block whose norms are scaled, shifted and gated by the time."""
+    """A transformer block whose norms are scaled, shifted and gated by the time: what the time
+    says to all blocks, and an offset of its own (adaLN-single, https://arxiv.org/abs/2310.00426).
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
         self.attention, self.mlp = Attention(width, heads), MLP(width, 3 * width, width)
-        self.modulate = nn.Linear(width, 6 * width)
-        nn.init.zeros_(self.modulate.weight)
-        nn.init.zeros_(self.modulate.bias)
+        self.offset = nn.Parameter(torch.zeros(6 * width))
 
-    def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        shift, scale, gate, shift2, scale2, gate2 = self.modulate(F.silu(time))[:, None].chunk(
-            6, -1
-        )
+    def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """told: (B, 6 D), of the time."""
+        shift, scale, gate, shift2, scale2, gate2 = (told + self.offset)[:, None].chunk(6, -1)
         x = x + gate * self.attention(self.norms[0](x) * (1 + scale) + shift)
         return x + gate2 * self.mlp(self.norms[1](x) * (1 + scale2) + shift2)
 
@@ -63,6 +62,9 @@ class FlowDecoder(nn.Module):
         self.condition = nn.Linear(config.condition, config.width)
         self.nothing = nn.Parameter(torch.zeros(config.width))  # in place of the condition
         self.time = MLP(64, config.width, config.width)
+        self.modulate = nn.Linear(config.width, 6 * config.width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
         self.blocks = nn.ModuleList(
             FlowBlock(config.width, config.heads) for _ in range(config.layers)
         )
@@ -77,11 +79,11 @@ class FlowDecoder(nn.Module):
         """x (B, C, H, W) at times (B,), features (B, places, D), used where keep (B,) -> dx/dt."""
         rates = torch.exp(-math.log(1e4) * torch.arange(32, device=x.device) / 32)
         angles = 1000 * time[:, None] * rates
-        clock = self.time(torch.cat([angles.sin(), angles.cos()], 1))
+        told = self.modulate(F.silu(self.time(torch.cat([angles.sin(), angles.cos()], 1))))
         given = torch.where(keep[:, None, None], self.condition(features), self.nothing)
         h = self.embed(patchify(x, self.config.patch)) + self.position + given
         for block in self.blocks:
-            h = block(h, clock)
+            h = block(h, told)
         return unpatchify(self.out(self.norm(h)), (self.side, self.side), self.config.patch)
 
     def loss(

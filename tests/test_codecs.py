@@ -94,7 +94,7 @@ def _audio() -> Codec:
             decoder_layers=2,
         )
     )
-    codec(torch.randn(4, 1, 640 * 20) * 0.1)  # places the codebooks
+    codec.quantizer.place(codec.latents(torch.randn(4, 1, 640 * 20) * 0.1)[0])
     for layer in codec.quantizer.vq.layers:
         layer._codebook.embed.normal_()  # and far from each other: no near ties
     return codec
@@ -312,6 +312,22 @@ def test_saved_is_loaded(name: str, tmp_path: Path) -> None:
     if isinstance(codec, SeedTokenizer) and isinstance(again, SeedTokenizer):
         again.sampling = codec.sampling
     torch.testing.assert_close(again.decode(codes), codec.decode(codes), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_saved_as_int8_is_near_and_small(name: str, tmp_path: Path) -> None:
+    codec = codec_of(name)
+    codec.save(tmp_path / "whole")
+    codec.save(tmp_path / "int8", dtype=torch.int8)
+    again = load_codec(tmp_path / "int8").state_dict()
+    for key, value in codec._shipped().items():
+        if not value.is_floating_point():
+            assert torch.equal(again[key], value)
+            continue
+        step = value.abs().amax(-1, keepdim=True) / 127 if value.ndim > 1 else value.abs() / 1024
+        assert ((again[key] - value).abs() <= 0.52 * step + 2**-14).all(), key
+    sizes = [(tmp_path / way / "model.safetensors").stat().st_size for way in ("whole", "int8")]
+    assert sizes[1] < 0.7 * sizes[0]
 
 
 # --- time --------------------------------------------------------------------------------------
@@ -560,6 +576,22 @@ def test_codes_stand_for_what_was_quantized(quantizer: Any) -> None:
         0 <= codes[..., q].min() and codes[..., q].max() < size
         for q, size in enumerate(quantizer.sizes)
     )
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_codebooks_are_placed_once_and_passed_by_before(cosine: bool) -> None:
+    torch.manual_seed(0)
+    quantizer = Residual(16, 3, 8, inner=4, cosine=cosine, dropout=True)
+    x = torch.randn(4, 30, 16)
+    quantizer.free = True
+    passed, none, _ = quantizer(x)
+    assert (none == -1).all()
+    quantizer.place(x)
+    assert quantizer.training
+    quantizer.eval()
+    quantized, codes, _ = quantizer(x)
+    assert len(codes[..., 0].unique()) == len(codes[..., 2].unique()) == 8
+    assert (quantized - passed).square().mean() < 0.5 * passed.var()
 
 
 def test_fewer_residual_codebooks_are_a_partial_sum() -> None:

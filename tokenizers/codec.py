@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unified.causal import State
+from unified.tokenizers.storage import pack, unpack
 from unified.vocabulary import book_ranges
 
 
@@ -154,14 +155,12 @@ class Codec(nn.Module, ABC):
             )
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """Write config.json and model.safetensors; float weights as `dtype`, fp32 again on load."""
+        """Write config.json and model.safetensors; float weights as `dtype` (see
+        `storage.pack`), fp32 again on load."""
         folder.mkdir(parents=True, exist_ok=True)
         values = {"kind": self.kind, **asdict(self.config)}
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-        weights = {
-            key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-            for key, value in self._shipped().items()
-        }
+        weights = {key: value.contiguous() for key, value in pack(self._shipped(), dtype).items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     @classmethod
@@ -176,7 +175,7 @@ class Codec(nn.Module, ABC):
         if kind != cls.kind:
             raise ValueError(f"{folder} holds a codec of kind {kind!r}, not {cls.kind!r}")
         codec = cls(cls.Config(**values))
-        state = load_file(folder / "model.safetensors")
+        state = unpack(load_file(folder / "model.safetensors"))
         for key, value in codec._shipped().items():
             if key not in state or state[key].shape != value.shape:
                 got = tuple(state[key].shape) if key in state else "nothing"

@@ -41,10 +41,10 @@ class SeedConfig:
     queries: int = 16
     codebook_size: int = 1024
     code_width: int = 32
-    width: int = 192
-    heads: int = 6
-    layers: int = 4
-    reverse_layers: int = 4
+    width: int = 160
+    heads: int = 5
+    layers: int = 3
+    reverse_layers: int = 2
     prior_width: int = 128
     prior_layers: int = 2
     teacher: dict[str, Any] = field(default_factory=dict)

@@ -26,9 +26,9 @@ class TeacherConfig:
     image_size: int = 64
     patch: int = 8
     channels: int = 3
-    width: int = 192
+    width: int = 160
     layers: int = 5
-    heads: int = 6
+    heads: int = 5
     words: int = 2048  # pieces of the text tokenizer
     text_width: int = 128
     text_layers: int = 2

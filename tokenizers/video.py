@@ -38,14 +38,14 @@ class VideoConfig:
     channels: int = 3
     rate: float = 8.0
     group: int = 4
-    width: int = 192
+    width: int = 160
     layers: int = 4
-    heads: int = 6
+    heads: int = 5
     kernel: int = 3
     levels: tuple[int, ...] = (8, 5, 5, 5)
-    decoder_width: int = 192
-    decoder_layers: int = 5
-    decoder_heads: int = 6
+    decoder_width: int = 160
+    decoder_layers: int = 4
+    decoder_heads: int = 5
 
     @property
     def side(self) -> int:

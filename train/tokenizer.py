@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ class TokenizerConfig(BaseModel):
     rounds: int = 24  # of a layered codec's fit
     loop: LoopConfig | None = None
     loops: dict[str, LoopConfig] = {}  # of a seed codec
+    stored: Literal["float32", "float16", "int8"] = "float32"  # how the model's weights are saved
     free: int = 0  # steps before the codebooks of an "audio" or a "seed" codec are placed
     squared: float = 1.0  # weight of a picture's squared error beside the absolute one
     detail: float = 0.0  # of its Laplacian pyramid
@@ -163,7 +164,7 @@ def train_tokenizer(
         show = partial(_show, codec, folder, seed=seed, device=device)
         fit(stage, config.loop, folder, name=f"{config.kind} tokenizer", seed=seed, device=device,
             on_sample=show, progress=progress)  # fmt: skip
-    codec.save(folder / "model")
+    codec.save(folder / "model", dtype=getattr(torch, config.stored))
     return codec.eval()
 
 
