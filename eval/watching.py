@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from unified.toybox.scene import SIDE
 from unified.toybox.sprites import COLOURS, OBJECTS, SHAPES, SIZES, sprite
 
-NAME, VERSION = "templates", 1
+NAME, VERSION = "templates", 2
 FIT = 900.0  # mean squared difference, levels, under the mask of a thing that is there
 EDGE = 2.0  # pixels that must be passed to have moved
 MOST = 3  # things looked for in a frame
+SEEN = 2  # frames in which a thing must be found
 
 
 @dataclass(frozen=True)
@@ -69,51 +70,53 @@ def _kernels(size: str) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, str
     return colours, shapes, names
 
 
-def _misfits(frame: torch.Tensor, size: str) -> torch.Tensor:
-    """Mean squared difference under the mask, (K, places, places), of one frame (3, H, W); infinite
-    where the bare background, taken as the median of each row, explains half as much."""
+def _gains(frame: torch.Tensor, size: str) -> torch.Tensor:
+    """How much better than the bare background, taken as the median of each row, each thing
+    explains each place of one frame (3, H, W): squared levels, (K, places, places). Zero where it
+    fits badly or explains less than half of what the background leaves."""
     colours, masks, _ = _kernels(size)
     x = frame[None]
     bare = (x - x.median(3, keepdim=True).values).square().sum(1, keepdim=True)
-    nothing = (F.conv2d(bare, masks) / (3 * masks.sum((1, 2, 3)))[:, None, None])[0]
+    nothing = F.conv2d(bare, masks)[0]
     squares = F.conv2d(x.square().sum(1, keepdim=True), masks)
-    cross = F.conv2d(x, colours)
     own = colours.square().sum((1, 2, 3))[:, None, None]
-    misfits = ((squares - 2 * cross)[0] + own) / (3 * masks.sum((1, 2, 3)))[:, None, None]
-    return misfits.masked_fill(misfits > 0.5 * nothing, torch.inf)
+    misfits = (squares - 2 * F.conv2d(x, colours))[0] + own
+    area = 3 * masks.sum((1, 2, 3))[:, None, None]
+    fits = (misfits <= FIT * area) & (misfits <= 0.5 * nothing)
+    return (nothing - misfits).masked_fill(~fits, 0)
 
 
 def find(frame: np.ndarray) -> list[tuple[str, str | None, str, int, int]]:
-    """Things in a frame uint8 (64, 64, 3): name, colour, size and top left corner."""
+    """Things in a frame uint8 (64, 64, 3): name, colour, size and top left corner.
+
+    What explains most comes first: a circle explains more than the star that lies within it.
+    """
     picture = torch.from_numpy(frame.astype(np.float32)).permute(2, 0, 1)
-    misfits = {size: _misfits(picture, size) for size in SIZES}
+    gains = {size: _gains(picture, size) for size in SIZES}
     found: list[tuple[str, str | None, str, int, int]] = []
     while len(found) < MOST:
-        best = min(
-            ((float(m.min()), size, int(m.argmin())) for size, m in misfits.items()),
-            # of two fits about as good the larger thing explains more
-            key=lambda fit: fit[0] * (0.8 if fit[1] == "big" else 1.0),
+        most, size, where = max(
+            (float(g.max()), size, int(g.argmax())) for size, g in gains.items()
         )
-        if best[0] > FIT:
+        if most <= 0:
             break
-        _, size, where = best
-        count, rows, columns = misfits[size].shape
+        _, rows, columns = gains[size].shape
         which, rest = divmod(where, rows * columns)
         y, x = divmod(rest, columns)
         found.append((*_kernels(size)[2][which], size, x, y))
-        for other, m in misfits.items():  # nothing else stands there
+        for other, g in gains.items():  # nothing else stands there
             near, side = SIZES[other], SIZES[size]
-            m[:, max(0, y - near // 2) : y + max(1, side - near // 2),
-              max(0, x - near // 2) : x + max(1, side - near // 2)] = torch.inf  # fmt: skip
+            g[:, max(0, y - near // 2) : y + max(1, side - near // 2),
+              max(0, x - near // 2) : x + max(1, side - near // 2)] = 0  # fmt: skip
     return found
 
 
 def watch(frames: np.ndarray) -> list[Track]:
-    """The tracks of a film uint8 (T, 64, 64, 3), found in at least a fifth of its frames."""
+    """The tracks of a film uint8 (T, 64, 64, 3), found in at least SEEN of its frames."""
     if frames.shape[1:] != (SIDE, SIDE, 3):
         raise ValueError(f"frames of shape {frames.shape[1:]}; the toybox's are {SIDE}x{SIDE}x3")
     places: dict[tuple[str, str | None, str], dict[int, tuple[int, int]]] = defaultdict(dict)
     for number, frame in enumerate(frames):
         for name, colour, size, x, y in find(frame):
             places[name, colour, size].setdefault(number, (x, y))
-    return [Track(*who, where) for who, where in places.items() if 5 * len(where) >= len(frames)]
+    return [Track(*who, where) for who, where in places.items() if len(where) >= SEEN]

@@ -49,7 +49,8 @@ Tokenizer = Annotated[
     typer.Option(
         "--model",
         metavar="DIR",
-        help="Directory of a tokenizer, or of a model that has one; by default the shipped one.",
+        help="A shipped tokenizer (toybox, audio, video, seed), or a directory that has one; by "
+        "default the shipped one of the medium.",
     ),
 ]
 Device = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,7 +109,7 @@ def tokenizer_encode(
     """Turn a picture, a film or sound into codes, by a tokenizer of that medium."""
     if out is not None:
         check_json(out)
-    codec = _codec(model, device)
+    codec = _codec(model, device, _medium(file))
     from unified.media.tensors import read_media
 
     media = read_media(file, codec.spec)
@@ -135,8 +136,8 @@ def tokenizer_decode(
     device: Device = None,
 ) -> None:
     """Turn codes back into a picture, a film or sound."""
-    codes, time = read_codes(file)
-    codec = _codec(model, device)
+    codes, time, medium = read_codes(file)
+    codec = _codec(model, device, medium)
     import torch
 
     from unified.media.tensors import check_target, write_media
@@ -149,9 +150,9 @@ def tokenizer_decode(
     print(named(out))
 
 
-def read_codes(path: Path) -> tuple[list[int], int]:
-    """The codes in a file that `tokenizer encode` wrote, and the frames or samples they stand for
-    (0 where it does not say).
+def read_codes(path: Path) -> tuple[list[int], int, str]:
+    """The codes in a file that `tokenizer encode` wrote, the frames or samples they stand for (0
+    where it does not say), and their medium.
 
     Raises:
         ValueError: it is no such file.
@@ -168,13 +169,21 @@ def read_codes(path: Path) -> tuple[list[int], int]:
     if any(abs(code) >= 2**31 for code in codes):
         raise ValueError(f"{named(path)}: a code is out of range; give what `encode` wrote")
     time = data.get("time", 0) if isinstance(data, dict) else 0
-    return codes, time if type(time) is int and time > 0 else 0
+    medium = data.get("medium") if isinstance(data, dict) else None
+    return codes, time if type(time) is int and time > 0 else 0, str(medium or "image")
 
 
-def _codec(model: str | None, device: str | None = None) -> Any:
-    """The tokenizer in a model directory, or in a directory of its own, ours or published."""
+def _medium(path: Path) -> str:
+    """What a file holds, by its name; a picture where that does not tell."""
+    kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
+    return kind if kind in ("audio", "video") else "image"
+
+
+def _codec(model: str | None, device: str | None = None, medium: str = "image") -> Any:
+    """The tokenizer in a model directory, or in a directory of its own, ours or published, or a
+    shipped one by its name; without a name, the shipped one of a medium."""
     with status("Loading the tokenizer"):
-        codec = _load_codec(model)
+        codec = _load_codec(model, medium)
         import torch
 
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -184,17 +193,26 @@ def _codec(model: str | None, device: str | None = None) -> Any:
             raise ValueError(f"no device {place!r} here; leave --device out") from None
 
 
-def _load_codec(model: str | None) -> Any:
+def _load_codec(model: str | None, medium: str) -> Any:
     from unified import checkpoint, handle
     from unified.tokenizers.kinds import load_codec
 
-    folder = Path(model) if model is not None else handle.DEFAULT
+    shipped = handle.DEFAULT.parent
+    folder = handle.DEFAULT if medium == "image" else shipped / medium
+    if model is not None:
+        folder = Path(model)
+        if not folder.exists() and folder.name == model and (shipped / model).is_dir():
+            folder = shipped / model
     if (folder / checkpoint.MANIFEST).is_file():
         checkpoint.verify(folder)
     if (folder / handle.CODEC).is_dir():
         folder = folder / handle.CODEC
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{named(folder)}: no tokenizer there; name a directory that has one")
+        names = ", ".join(sorted(path.name for path in shipped.iterdir() if path.is_dir()))
+        raise ValueError(
+            f"{named(folder)}: no tokenizer there; name a directory that has one, or a shipped "
+            f"one ({names})"
+        )
     if "kind" in json.loads((folder / "config.json").read_text()):
         return load_codec(folder)
     from unified.tokenizers.published import load_published
