@@ -467,6 +467,58 @@ def test_the_original_layout_is_the_same(
     same(ours, unified.load(original(source, tmp_path / "original"), device="cpu"))
 
 
+def pickled(source: Path, folder: Path, shards: int) -> Path:
+    """The same checkpoint with its weights as pickles, as old checkpoints are."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    state = load_file(source / "model.safetensors")
+    if shards == 1:
+        torch.save(state, folder / "pytorch_model.bin")
+        return folder
+    keys, placed = sorted(state), {}
+    for number in range(shards):
+        name = f"pytorch_model-{number}.bin"
+        part = {key: state[key] for key in keys[number::shards]}
+        torch.save(part, folder / name)
+        placed |= dict.fromkeys(part, name)
+    index = {"metadata": {}, "weight_map": placed}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_pickles_are_rewritten_where_asked_for(
+    source: Path, ours: Unified, tmp_path: Path, shards: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pickled(source, tmp_path / "old", shards)
+    assert cli.run(["convert", str(folder), str(tmp_path / "out")]) == 2
+    assert "--from-pickles" in capsys.readouterr().err
+    assert cli.run(["convert", str(folder), str(tmp_path / "out"), "--from-pickles"]) == 0
+    same(ours, unified.load(tmp_path / "out", device="cpu"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "out"]
+
+
+class Hostile:
+    """Unpickled by the ordinary way, it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_hostile_pickle_is_refused_and_not_run(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pickled(source, tmp_path / "old", 1)
+    torch.save({"weight": Hostile(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    out = tmp_path / "out"
+    assert cli.run(["convert", str(folder), str(out), "--from-pickles"]) == 2
+    assert "pytorch_model.bin: refused" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    assert not out.exists()
+
+
 def test_a_hub_name_is_looked_up_in_the_cache(
     source: Path, ours: Unified, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 from torch import nn
 
+from unified.checkpoint import write_manifest
 from unified.media.pixels import to_pictures
 from unified.media.sheet import spectrograms
 from unified.spectrum import mel_distance
@@ -165,6 +166,7 @@ def train_tokenizer(
         fit(stage, config.loop, folder, name=f"{config.kind} tokenizer", seed=seed, device=device,
             on_sample=show, progress=progress)  # fmt: skip
     codec.save(folder / "model", dtype=getattr(torch, config.stored))
+    write_manifest(folder / "model")
     return codec.eval()
 
 

@@ -80,7 +80,7 @@ def read_weights(folder: Path) -> Weights:
 
     Raises:
         CheckpointError: a shard is missing or damaged, a key is not in its shard, or there are
-            only pickles, which are never read.
+            only pickles, which are not read.
     """
     source = folder / INDEX
     if source.is_file():
@@ -118,9 +118,9 @@ def _without_weights(folder: Path) -> CheckpointError:
     pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
     if pickles:
         return CheckpointError(
-            f"{folder / pickles[0]}: a pickle, which can run code and is never read here; take the"
-            " same weights as safetensors (for Janus: the hub's deepseek-community/Janus-…), or"
-            " convert them in an environment that you trust"
+            f"{folder / pickles[0]}: a pickle, which can run code and is not read; take the same"
+            " weights as safetensors (for Janus: the hub's deepseek-community/Janus-…), or let"
+            " `unified convert --from-pickles` rewrite it with torch's restricted unpickler"
         )
     return CheckpointError(f"{folder}: neither {WHOLE} nor {INDEX}")
 

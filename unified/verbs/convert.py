@@ -29,8 +29,16 @@ def convert(
         Format,
         typer.Option(help="Our format, or that of transformers for what came from a family."),
     ] = Format.unified,
+    from_pickles: Annotated[
+        bool,
+        typer.Option(
+            "--from-pickles",
+            help="Read weights that exist only as pickles, with torch's restricted unpickler.",
+        ),
+    ] = False,
 ) -> None:
-    """Write a published model (Janus, Janus-Pro) in our format, or one of ours back in theirs.
+    """Write a published model (Janus, Chameleon, Anole, Emu3) in our format, or one of ours back
+    in that of transformers.
 
     Every verb takes a published model as it is, too: --model SOURCE. Converted, it is checked
     against its hashes whenever it is opened, and carries its settings. Weights keep their
@@ -40,18 +48,25 @@ def convert(
         raise ValueError(f"{named(out)}: there is something already; name a new directory")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"{named(out)}: the folder around it does not exist; create it")
-    with status("Loading torch") as doing:
-        from unified.handle import load
-
-        doing("Loading the model")
-        model = load(source, "cpu", dtype="auto")
-    unfinished = out.with_name(out.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished, rewritten = (out.with_name(out.name + end) for end in (".tmp", ".tmp-safetensors"))
+    for path in (unfinished, rewritten):
+        shutil.rmtree(path, ignore_errors=True)
     try:
+        with status("Loading torch") as doing:
+            from unified import families
+            from unified.families import pickles
+            from unified.handle import load
+
+            if from_pickles:
+                doing("Reading the pickles")
+                pickles.rewrite(families.folder_of(source), rewritten)
+            doing("Loading the model")
+            model = load(rewritten if from_pickles else source, "cpu", dtype="auto")
         (model.save if to is Format.unified else model.export)(unfinished)
         if out.is_dir():
             out.rmdir()
         os.replace(unfinished, out)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for path in (unfinished, rewritten):
+            shutil.rmtree(path, ignore_errors=True)
     print(named(out))
