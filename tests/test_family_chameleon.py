@@ -6,17 +6,13 @@ Anole's has the codec's decoder beside it.
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -31,6 +27,7 @@ from transformers import (
 from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
 
 import unified
+from tests.published import broken, photo, same, shown
 from unified import cli
 from unified.checkpoint import CheckpointError
 from unified.engine import Engine
@@ -139,16 +136,6 @@ def processor_of(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def ours(source: Path) -> Unified:
     return unified.load(source, device="cpu")
-
-
-def photo(width: int = SIDE, height: int = SIDE, seed: int = 0) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
-    return Image.fromarray(values)
-
-
-def shown(question: str, image: Image.Image) -> list[dict[str, Any]]:
-    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-    return [{"role": "user", "content": content}]
 
 
 def order(theirs: Any) -> list[int]:
@@ -308,20 +295,6 @@ def test_half_precision_reads_and_draws(source: Path) -> None:
     assert picture.size == (SIDE, SIDE)
 
 
-def same(one: Unified, two: Unified) -> None:
-    """The same ids for words and for codes."""
-    ids = one._fit(shown("What?", photo()), 9)[0].ids
-    assert two._fit(shown("What?", photo()), 9)[0].ids == ids
-    for key, value in one.model.state_dict().items():
-        assert torch.equal(value, two.model.state_dict()[key]), key
-    for key, value in one.codec.state_dict().items():
-        assert torch.equal(value, two.codec.state_dict()[key]), key
-    codes = [reply.ids for reply in one._draw("only", ["A cat."], 1, 0, 1, None, {})]
-    assert codes == [reply.ids for reply in two._draw("only", ["A cat."], 1, 0, 1, None, {})]
-    assert one.layout == two.layout == two.processor.layout
-    assert one.sampling == two.sampling
-
-
 def test_shards_and_tied_heads_load(tmp_path: Path, ours: Unified) -> None:
     same(ours, unified.load(save(tmp_path / "shards", shard="100KB"), device="cpu"))
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 3
@@ -426,20 +399,6 @@ def test_losses_are_those_of_transformers(ours: Unified, theirs: Any) -> None:
     torch.testing.assert_close(
         ours.model(ids[:, :-1], labels=labels).text_loss, wanted, atol=1e-4, rtol=0
     )
-
-
-def broken(source: Path, folder: Path, **changes: Any) -> Path:
-    """A copy whose config.json has other values, by dotted key."""
-    shutil.copytree(source, folder)
-    config = json.loads((folder / "config.json").read_text())
-    for key, value in changes.items():
-        *parts, last = key.split("__")
-        inner = config
-        for part in parts:
-            inner = inner[part]
-        inner[last] = value
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 CODE_IDS = {code_name(code): 4 + code for code in range(CODES)}

@@ -5,17 +5,13 @@ The checkpoint is small and random, made with transformers' classes in the publi
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -29,6 +25,7 @@ from transformers import (
 )
 
 import unified
+from tests.published import broken, photo, same, shown
 from unified import cli
 from unified.checkpoint import CheckpointError
 from unified.engine import Engine
@@ -116,16 +113,6 @@ def ours(source: Path) -> Unified:
     return unified.load(source, device="cpu")
 
 
-def photo(width: int = SIDE, height: int = SIDE, seed: int = 0) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
-    return Image.fromarray(values)
-
-
-def shown(question: str, image: Image.Image) -> list[dict[str, Any]]:
-    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-    return [{"role": "user", "content": content}]
-
-
 def rows(theirs: Any) -> list[int]:
     """The published id of every code, by transformers."""
     ids: list[int] = theirs.vocabulary_mapping.img2bpe_mapping_tensor.tolist()
@@ -200,7 +187,7 @@ def test_a_frame_round_trips_where_roles_are_tokens() -> None:
 
 
 def test_logits_are_the_same(ours: Unified, theirs: Any) -> None:
-    prompt = ours._fit(shown("What is in the picture?", photo()), 100)[0]
+    prompt = ours._fit(shown("What is in the picture?", photo(SIDE, SIDE)), 100)[0]
     ids = list(prompt.ids)
     with torch.inference_mode():
         wanted = theirs(input_ids=torch.tensor([in_theirs(ours, theirs, ids)])).logits
@@ -218,12 +205,14 @@ def test_answers_are_the_same(ours: Unified, theirs: Any, processor: Any) -> Non
     never = [[i] for name, i in vocabulary.controls.items() if name != "end"]
     never += [[i] for i in rows(theirs)]
     for question in ("What is in the picture?", "How many dogs?", "Where is the cat?", "Why?"):
-        given = processor(text=ASKED.format(question), images=[photo()], return_tensors="pt")
+        given = processor(
+            text=ASKED.format(question), images=[photo(SIDE, SIDE)], return_tensors="pt"
+        )
         made = theirs.generate(
             **given, max_new_tokens=most, do_sample=False, bad_words_ids=never, guidance_scale=None
         )
         wanted = made[0, given["input_ids"].shape[1] :].tolist()
-        prompt = ours._fit(shown(question, photo()), most + 9, "view")[0]
+        prompt = ours._fit(shown(question, photo(SIDE, SIDE)), most + 9, "view")[0]
         request = replace(ours._request(prompt, 0, most + 9, {}), draw="never")
         found = ours.engine.run([request])[0].ids
         assert found[: len(wanted)] == wanted
@@ -291,7 +280,7 @@ def test_cached_equals_naive_and_batched_equals_alone(source: Path, unconditiona
     ours.model.text_head.register_forward_hook(likely)
     ours.engine = Engine(ours.model, ours.codec)
     most = 2 * ours.layout.drawn_length + 12
-    prompts = [ours._fit(shown("A cat?", photo()), most, draw=True)[0]]
+    prompts = [ours._fit(shown("A cat?", photo(SIDE, SIDE)), most, draw=True)[0]]
     prompts.append(ours._fit([{"role": "user", "content": "Hi"}], most)[0])
     batch = [ours._request(p, k, most, {"text_temperature": 1.0}) for k, p in enumerate(prompts)]
     replies = ours.engine.run(batch)
@@ -309,21 +298,9 @@ def test_cached_equals_naive_and_batched_equals_alone(source: Path, unconditiona
 
 def test_half_precision_reads_and_draws(source: Path) -> None:
     ours = unified.load(source, device="cpu", dtype=torch.bfloat16)
-    assert isinstance(ours.ask(photo(), "What?", most=5), str)
-    (picture,) = ours.generate("A cat.", image=photo())
+    assert isinstance(ours.ask(photo(SIDE, SIDE), "What?", most=5), str)
+    (picture,) = ours.generate("A cat.", image=photo(SIDE, SIDE))
     assert picture.size == (SIDE, SIDE)
-
-
-def same(one: Unified, two: Unified) -> None:
-    """The same ids for words and for codes."""
-    ids = one._fit(shown("What?", photo()), 9)[0].ids
-    assert two._fit(shown("What?", photo()), 9)[0].ids == ids
-    for key, value in one.model.state_dict().items():
-        assert torch.equal(value, two.model.state_dict()[key]), key
-    codes = [reply.ids for reply in one._draw("only", ["A cat."], 1, 0, 1, None, {})]
-    assert codes == [reply.ids for reply in two._draw("only", ["A cat."], 1, 0, 1, None, {})]
-    assert one.layout == two.layout == two.processor.layout
-    assert one.sampling == two.sampling
 
 
 def test_shards_tied_heads_and_older_names_load(
@@ -361,20 +338,6 @@ def test_converted_and_exported_it_is_the_same(
         assert torch.equal(value, theirs_again(**asked)[key]), key
     assert theirs_again.chat_template == processor.chat_template
     same(ours, unified.load(back, device="cpu"))
-
-
-def broken(source: Path, folder: Path, **changes: Any) -> Path:
-    """A copy whose config.json has other values, by dotted key."""
-    shutil.copytree(source, folder)
-    config = json.loads((folder / "config.json").read_text())
-    for key, value in changes.items():
-        *parts, last = key.split("__")
-        inner = config
-        for part in parts:
-            inner = inner[part]
-        inner[last] = value
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -31,6 +29,7 @@ from transformers import (
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
 import unified
+from tests.published import broken, photo, same, shown
 from unified import cli
 from unified.checkpoint import CheckpointError
 from unified.encoders import JanusEncoder
@@ -159,16 +158,6 @@ def processor(source: Path) -> Any:
 @pytest.fixture(scope="module")
 def ours(source: Path) -> Unified:
     return unified.load(source, device="cpu")
-
-
-def photo(width: int = SIDE, height: int = SIDE, seed: int = 0) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
-    return Image.fromarray(values)
-
-
-def shown(question: str, image: Image.Image) -> list[dict[str, Any]]:
-    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
-    return [{"role": "user", "content": content}]
 
 
 ASKED = "<|User|>: <image_placeholder>\n{}\n\n<|Assistant|>:"
@@ -335,20 +324,6 @@ def test_a_large_one_is_the_same(tmp_path: Path) -> None:
     equal_logits(ours, theirs)
     equal_pictures(ours, theirs, processor, PROMPTS[:1])
     equal_answers(ours, theirs, processor, 128)
-
-
-def same(one: Unified, two: Unified) -> None:
-    """The same ids for words and for codes."""
-    ids = torch.tensor([one._fit(shown("What?", photo()), 9)[0].ids])
-    views = one.processor.image_processor.pixels(photo())[None]
-    with torch.inference_mode():
-        assert torch.equal(one.model(ids, views).hidden, two.model(ids, views).hidden)
-    for key, value in one.model.state_dict().items():
-        assert torch.equal(value, two.model.state_dict()[key]), key
-    codes = [reply.ids for reply in one._draw("only", ["A cat."], 1, 0, 1, None, {})]
-    assert codes == [reply.ids for reply in two._draw("only", ["A cat."], 1, 0, 1, None, {})]
-    assert one.layout == two.layout == two.processor.layout
-    assert one.sampling == two.sampling
 
 
 def test_shards_and_tied_heads_load(tmp_path: Path, ours: Unified) -> None:
@@ -579,20 +554,6 @@ def test_what_was_drawn_is_seen_in_the_next_turn(ours: Unified) -> None:
     assert prompt.views is not None and len(prompt.views) == 1
     again = ours.chat_batch([[asked, reply, asked], [asked]], most=40, text_temperature=1.0)
     assert len(again) == 2
-
-
-def broken(source: Path, folder: Path, **changes: Any) -> Path:
-    """A copy whose config.json has other values, by dotted key."""
-    shutil.copytree(source, folder)
-    config = json.loads((folder / "config.json").read_text())
-    for key, value in changes.items():
-        *parts, last = key.split("__")
-        inner = config
-        for part in parts:
-            inner = inner[part]
-        inner[last] = value
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.mark.parametrize(
