@@ -22,7 +22,7 @@ from unified.tokenizers.quantizers import Residual
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """Sizes. Defaults: 16 kHz, 25 steps a second, 4 codebooks of 1024: 1.0 kbit a second.
+    """Sizes. Defaults: 16 kHz, 25 steps a second, 5 codebooks of 512: 1.1 kbit a second.
 
     Attributes:
         hop: samples of a frame of the encoder; down: frames of a step.
@@ -35,8 +35,8 @@ class AudioConfig:
     width: int = 160
     layers: int = 6
     kernel: int = 7
-    codebooks: int = 4
-    codebook_size: int = 1024
+    codebooks: int = 5
+    codebook_size: int = 512
     code_width: int = 64
     decoder_width: int = 192
     decoder_layers: int = 6

@@ -64,8 +64,8 @@ class Residual(Quantizer):
     """Residual VQ (SoundStream, https://arxiv.org/abs/2107.03312): each codebook says what those
     before it left over. With one codebook it is plain VQ.
 
-    While training, the last codebooks are left out at random (`dropout`), so that a prefix of the
-    codebooks decodes; codes out of use are restarted at latents of the batch.
+    While training, the last codebooks are left out of half of the batches (`dropout`), so that a
+    prefix of the codebooks decodes; codes out of use are restarted at latents of the batch.
 
     Attributes:
         free: latents pass as they are. Codebooks that are placed in what an untrained encoder
@@ -98,9 +98,11 @@ class Residual(Quantizer):
             threshold_ema_dead_code=restart,
             use_cosine_sim=cosine,
             commitment_weight=0.25,
-            quantize_dropout=dropout and count > 1,
             quantize_dropout_cutoff_index=0,
         )
+        for layer in self.vq.layers:  # a restarted code has time to be found
+            layer._codebook.reset_cluster_size = 5 * restart
+        self.dropout = dropout and count > 1
         self.sizes = (size,) * count
         self.cosine, self.free = cosine, False
 
@@ -119,6 +121,8 @@ class Residual(Quantizer):
                 inner = F.normalize(inner, dim=-1) if self.cosine else inner
                 none = torch.full((*x.shape[:2], len(self.sizes)), -1, device=x.device)
                 return self.outward(inner), none, inner.new_zeros(())
+            if self.training and self.dropout:
+                self.vq.quantize_dropout = bool(torch.rand(()) < 0.5)
             quantized, codes, loss = self.vq(self.inward(x.float()))
             return self.outward(quantized), codes.long(), loss.sum()
 

@@ -28,16 +28,14 @@ class AudioStage:
     """Spectra at several resolutions, a little of the samples themselves, and the commitment."""
 
     def __init__(self, model: AudioTokenizer, size: int, seed: int, device: str,
-                 seconds: float = 2.0, free: int = 0):  # fmt: skip
+                 seconds: float = 1.28, free: int = 0):  # fmt: skip
         self.model, self.size, self.seed, self.device = model, size, seed, device
         self.free = free
         stride = model.spec.stride
         self.length = int(seconds * model.config.rate) // stride * stride
-        self.seconds = seconds
 
     def batch(self, step: int) -> list[torch.Tensor]:
-        sound = clips(self.seed, step * self.size, self.size, seconds=self.seconds)
-        return [sound[:, :, : self.length].to(self.device)]
+        return [self._cut(step * self.size, self.size).to(self.device)]
 
     def loss(self, part: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         self.model.quantizer.free = step < self.free
@@ -56,7 +54,15 @@ class AudioStage:
         }
         return spectral + 2 * samples + commitment, values
 
+    def _cut(self, start: int, count: int) -> torch.Tensor:
+        """A piece from anywhere in each clip; a third of a clip is the silence after it."""
+        sound = clips(self.seed, start, count)
+        rng = random.Random(f"{self.seed}/cut/{start}")
+        firsts = (rng.randrange(sound.shape[2] - self.length + 1) for _ in range(count))
+        return torch.stack([one[:, first : first + self.length]
+                            for one, first in zip(sound, firsts, strict=True)])  # fmt: skip
+
     def _place(self) -> None:
-        sound = clips(self.seed, 0, PLACED, seconds=self.seconds)[:, :, : self.length]
+        sound = self._cut(0, PLACED).to(self.device)
         with torch.no_grad():
-            self.model.quantizer.place(self.model.latents(sound.to(self.device))[0])
+            self.model.quantizer.place(self.model.latents(sound)[0])
