@@ -1,12 +1,13 @@
 """Asks a model what a task's samples ask, and marks what it gives.
 
 What goes wrong with a sample costs that sample alone and is named in its record. Knows a model only
-as something that has `generate`, `animate`, `ask` and `chat_batch`.
+as something that has `generate`, `animate`, `ask`, `chat_batch` and a picture tokenizer.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from unified.eval.judges import Unscored
 from unified.eval.layouts import LAYOUTS
 from unified.eval.likelihood import option_likelihoods
 from unified.eval.plan import Plan, Ready, seed_of
+from unified.eval.rebuilding import rebuilt
 from unified.eval.scorers import scorer
 from unified.eval.scoring import Reply
 from unified.media.picture import MediaError
@@ -32,6 +34,8 @@ def records(
     """Ask a batch and mark it; what goes wrong with a sample costs that sample alone."""
     spec = ready.task.spec
     answer = _drawn if spec.side == "generation" else _answered
+    if spec.answer == "rebuilt":
+        answer = _rebuilt
     replies = answer(model, spec, batch, plan)
     return [
         _record(ready, sample, reply, folder, plan)
@@ -52,12 +56,13 @@ def _record(
     if isinstance(reply, str):
         return record | {"unscored": reply}
     if spec.side == "generation":
-        record["digest"] = _digest(reply.pictures)
+        shown = [*reply.pictures, *reply.given]
+        record["digest"] = _digest(shown)
         write = LAYOUTS[spec.layout].write
         if write is not None:
             made_by = f"{ready.settings.model} {ready.settings.revision}".strip()
             facts = {"prompt": sample.prompt, "seed": record["seed"], "model": made_by}
-            paths = write(folder / spec.name, sample, reply.pictures, facts)
+            paths = write(folder / spec.name, sample, shown, facts)
             record["files"] = [path.relative_to(folder).as_posix() for path in paths]
     else:
         record["reply"] = reply.text if reply.likelihoods is None else None
@@ -69,6 +74,8 @@ def _record(
         record |= {"unscored": str(error), "outside": error.outside}
     except MediaError as error:
         record["unscored"] = str(error)
+    except RuntimeError as error:  # of a judge that is a model: out of memory, a shape it cannot
+        record["unscored"] = f"not judged: {explain(error)}"
     return record
 
 
@@ -124,19 +131,38 @@ def _drawn(model: Any, spec: Benchmark, batch: list[Sample], plan: Plan) -> list
     return replies
 
 
-def _answered(model: Any, spec: Benchmark, batch: list[Sample], plan: Plan) -> list[Reply | str]:
-    sampling = {**spec.sampling, **plan.sampling}
+def _rebuilt(model: Any, spec: Benchmark, batch: list[Sample], plan: Plan) -> list[Reply | str]:
+    replies, shown = _opened(batch)
+
+    def ask(places: list[Any], seeds: list[int]) -> list[Any]:
+        pairs = rebuilt(model, [shown[k][0] for k in places])
+        return [Reply(pictures=[made], given=[given]) for given, made in pairs]
+
+    places = list(shown)
+    seeds = [seed_of(plan.seed, spec.name, batch[k].id) for k in places]
+    for place, reply in zip(places, _each(ask, places, seeds) if places else [], strict=True):
+        replies[place] = f"not rebuilt: {reply}" if isinstance(reply, str) else reply
+    return replies
+
+
+def _opened(batch: list[Sample]) -> tuple[list[Reply | str], dict[int, list[Image.Image]]]:
+    """The pictures of each sample by its place, and why those that are not there are not."""
     replies: list[Reply | str] = ["" for _ in batch]
-    shown: list[list[Image.Image]] = []
-    ways: dict[str, list[int]] = {"one": [], "chat": [], "likelihood": []}
+    shown: dict[int, list[Image.Image]] = {}
     for place, sample in enumerate(batch):
         try:
-            shown.append([picture.open() for picture in sample.pictures])
+            shown[place] = [picture.open() for picture in sample.pictures]
         except MediaError as error:
-            shown.append([])
             replies[place] = f"picture not readable: {error}"
-            continue
-        way = "one" if len(shown[-1]) == 1 else "chat"
+    return replies, shown
+
+
+def _answered(model: Any, spec: Benchmark, batch: list[Sample], plan: Plan) -> list[Reply | str]:
+    sampling = {**spec.sampling, **plan.sampling}
+    replies, shown = _opened(batch)
+    ways: dict[str, list[int]] = {"one": [], "chat": [], "likelihood": []}
+    for place, pictures in shown.items():
+        way = "one" if len(pictures) == 1 else "chat"
         ways["likelihood" if spec.answer == "likelihood" else way].append(place)
 
     def one(places: list[Any], seeds: list[int]) -> list[Any]:
@@ -150,11 +176,13 @@ def _answered(model: Any, spec: Benchmark, batch: list[Sample], plan: Plan) -> l
         return [Reply(_text(reply)) for reply in model.chat_batch(talks, seed=seeds, **sampling)]
 
     def likelihood(places: list[Any], seeds: list[int]) -> list[Any]:
-        return [
-            Reply(likelihoods=option_likelihoods(
-                model, shown[k], batch[k].prompt, batch[k].facts["options"]))
+        found = [
+            option_likelihoods(model, shown[k], batch[k].prompt, batch[k].facts["options"])
             for k in places
-        ]  # fmt: skip
+        ]
+        if not all(map(math.isfinite, (value for values in found for value in values))):
+            raise ValueError("a likelihood that is no number")
+        return [Reply(likelihoods=values) for values in found]
 
     for way, ask in (("one", one), ("chat", chat), ("likelihood", likelihood)):
         places = ways[way]

@@ -9,10 +9,17 @@ from __future__ import annotations
 import string
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from unified.media.picture import named
 
@@ -52,7 +59,8 @@ class Benchmark(BaseModel):
     Attributes:
         suite: a name under which several are run.
         prompt: template over FIELDS; what the model is given.
-        answer: "text": the model answers freely; "likelihood": the option it finds likeliest.
+        answer: "text": the model answers freely; "likelihood": the option it finds likeliest;
+            "rebuilt": no question, the picture comes back through the model's own tokenizer.
         pictures: how many are drawn of a prompt.
         layout: of what is written, a name in `unified.eval.layouts.LAYOUTS`; "" for none.
         sampling: settings that differ from the model's own.
@@ -73,7 +81,7 @@ class Benchmark(BaseModel):
     suite: str = ""
     data: Source
     prompt: str
-    answer: Literal["text", "likelihood"] = "text"
+    answer: Literal["text", "likelihood", "rebuilt"] = "text"
     pictures: int = Field(default=1, ge=1, le=64)
     layout: str = ""
     sampling: dict[str, Any] = Field(default_factory=dict)
@@ -91,6 +99,15 @@ class Benchmark(BaseModel):
             if name is not None and name not in FIELDS:
                 raise ValueError(f"unknown field {{{name}}}; one of {', '.join(FIELDS)}")
         return prompt
+
+    @model_validator(mode="after")
+    def _answers_of_its_side(self) -> Self:
+        sides = {"likelihood": "understanding", "rebuilt": "generation"}
+        if sides.get(self.answer, self.side) != self.side:
+            raise ValueError(f"answer {self.answer!r} is of the side {sides[self.answer]}")
+        if self.answer == "rebuilt" and (self.sampling or self.pictures > 1):
+            raise ValueError("a rebuilt picture has no sampling, and there is one of each")
+        return self
 
     def ask(self, **fields: str) -> str:
         """The template filled; fields that are not given are empty."""
@@ -153,4 +170,6 @@ def explained(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"the field {place!r} is missing"
     reason = first["msg"].removeprefix("Value error, ")
-    return f"{place or 'the file'}: {reason} (given {str(first['input'])[:60]!r})"
+    if not place:
+        return reason
+    return f"{place}: {reason} (given {str(first['input'])[:60]!r})"

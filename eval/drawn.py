@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from unified.eval.features import in_parts
 from unified.eval.items import Sample
+from unified.eval.judges import Unscored
 from unified.eval.metrics import frechet_distance, precision_recall
 from unified.eval.scoring import (
     Context,
@@ -193,6 +195,8 @@ class Similarity:
 
     def mark(self, sample: Sample, reply: Reply, judge: Any) -> Marks:
         cosines = judge.cosines(reply.pictures, sample.facts["text"])
+        if not np.isfinite(cosines).all():
+            raise Unscored(f"the judge {judge.name} gave no number")
         return {"similarity": float(np.mean([2.5 * max(0.0, cosine) for cosine in cosines]))}
 
     def wrong(self, sample: Sample) -> Marks:
@@ -219,11 +223,12 @@ class Fidelity:
 
     def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]:
         try:
-            made = [read(context.folder / name) for record in records for name in record["files"]]
+            files = (context.folder / name for record in records for name in record["files"])
+            made_features = in_parts(context.judge, map(read, files))
         except MediaError as error:
             raise ValueError(f"a drawing of this run is gone: {error}") from None
-        real = [p.open() for record in records for p in context.samples[record["id"]].pictures]
-        made_features, real_features = map(context.judge.features, (made, real))
+        real = (p.open() for record in records for p in context.samples[record["id"]].pictures)
+        real_features = in_parts(context.judge, real)
         split = records[0]["split"]
         distance = frechet_distance(real_features, made_features)
         yield self._value("Fréchet distance", split, distance, lambda a, b: frechet_distance(b, a),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from unified.eval import drawing, lessons, paired, understanding
+from unified.eval import drawing, lessons, paired, rebuilding, understanding
 from unified.eval.benchmark import Benchmark, BenchmarkError
 from unified.eval.items import Data, DataError, Sample
 from unified.media.picture import named
@@ -37,10 +37,12 @@ READERS: dict[str, Reader] = {
     "wise": drawing.wise,
     "vbench": drawing.vbench,
     "captions_to_draw": drawing.captions_to_draw,
+    "pictures": rebuilding.folder,
 }
 WORLD: dict[str, Callable[[Benchmark, int, int | None], Iterator[Sample]]] = {
     "toybox_paired": paired.samples,
     "toybox_lessons": lessons.samples,
+    "toybox_scenes": rebuilding.scenes,
 }  # made rather than read: (benchmark, seed, limit)
 
 

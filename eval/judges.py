@@ -7,23 +7,28 @@ never a score. Knows nothing of benchmarks.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from PIL import Image
 
 from unified.eval import judge as synthesis
 from unified.eval.answers import chosen_option, yes_or_no
+from unified.eval.features import (
+    SHIPPED,
+    EncoderFeatures,
+    PixelFeatures,
+    architecture,
+    directory_revision,
+    of_directory,
+)
 from unified.media.picture import named
 from unified.toybox.sprites import COLOURS, OBJECTS, SHAPES
 
 SELF = "self"
-BUILT_IN = ("toybox", SELF, "features")
+BUILT_IN = ("toybox", SELF, "features", SHIPPED)
 
 
 class Unscored(ValueError):
@@ -159,38 +164,12 @@ class SelfJudge(Questioner):
         return answers
 
 
-def directory_revision(folder: Path) -> str:
-    """The first digits of a hash over the weights and configuration of a model directory."""
-    found = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json") and path.is_file():
-            with path.open("rb") as file:
-                found.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()[:12]
-
-
-def _architecture(folder: Path) -> str:
-    """The class that a transformers directory names.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return str(config["architectures"][0])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        raise ValueError(
-            f"{named(folder)}: no model of transformers there (config.json with architectures);"
-            f" a judge is one of {', '.join(BUILT_IN)}, or such a directory"
-        ) from None
-
-
 class TransformersJudge(Questioner):
     """Any image-text model of transformers itself, from a directory, safetensors only."""
 
     def __init__(self, folder: Path, longest: int = 16):
         self.folder, self.longest = folder, longest
-        self.architecture = _architecture(folder)
+        self.architecture = architecture(folder)
         self.name, self.revision = folder.name, directory_revision(folder)
         self._loaded: tuple[Any, Any] | None = None
 
@@ -249,56 +228,6 @@ class TransformersJudge(Questioner):
         return f"{token}\n{question}" if token else question
 
 
-class PixelFeatures:
-    """Pictures shrunk to 8x8: the plainest features there are, for a world without textures."""
-
-    kind = "features"
-    name, revision = "pixels 8x8", "1"
-
-    def features(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Pictures -> (n, 192), in [0, 1]."""
-        small = (i.convert("RGB").resize((8, 8), Image.Resampling.BOX) for i in images)
-        return np.stack([np.asarray(image, np.float64).ravel() / 255 for image in small])
-
-
-class TransformersFeatures:
-    """Pooled features of a vision encoder in a directory of transformers."""
-
-    kind = "features"
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.name = f"{folder.name} ({_architecture(folder)})"
-        self.revision = directory_revision(folder)
-        self._loaded: tuple[Any, Any] | None = None
-
-    def features(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Pictures -> (n, D)."""
-        import torch
-        from transformers import AutoImageProcessor, AutoModel
-
-        if self._loaded is None:
-            try:
-                processor = AutoImageProcessor.from_pretrained(self.folder, local_files_only=True)
-                model = AutoModel.from_pretrained(
-                    self.folder, local_files_only=True, use_safetensors=True
-                )
-            except (OSError, ValueError, RuntimeError, ImportError) as error:
-                reason = " ".join(str(error).split())[:120]
-                raise ValueError(f"{named(self.folder)}: cannot be loaded: {reason}") from None
-            self._loaded = processor, model.eval()
-        processor, model = self._loaded
-        out = []
-        for image in images:
-            pixels = processor(images=image.convert("RGB"), return_tensors="pt")
-            with torch.inference_mode():
-                found = getattr(model, "vision_model", model)(**pixels)
-            pooled = getattr(found, "pooler_output", None)
-            pooled = found.last_hidden_state.mean(1) if pooled is None else pooled
-            out.append(pooled.flatten().double().numpy())
-        return np.stack(out)
-
-
 class TransformersSimilarity:
     """How near pictures and words are to an encoder of both (CLIP, SigLIP …) of transformers."""
 
@@ -306,7 +235,7 @@ class TransformersSimilarity:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.name = f"{folder.name} ({_architecture(folder)})"
+        self.name = f"{folder.name} ({architecture(folder)})"
         self.revision = directory_revision(folder)
         self._loaded: tuple[Any, Any] | None = None
 
@@ -373,8 +302,10 @@ def make(judge: str, kind: str, model: Any) -> Any:
         found = SelfJudge(model)
     elif judge == "features":
         found = PixelFeatures()
+    elif judge == SHIPPED:
+        found = EncoderFeatures()
     elif Path(judge).is_dir():
-        kinds = {"features": TransformersFeatures, "similarity": TransformersSimilarity}
+        kinds: dict[str, Any] = {"features": of_directory, "similarity": TransformersSimilarity}
         found = kinds.get(kind, TransformersJudge)(Path(judge))
     else:
         raise ValueError(

@@ -114,6 +114,14 @@ def vbench(folder: Path, sample: Sample, films: Sequence[Any], facts: Any) -> li
     return paths
 
 
+def rebuilt(folder: Path, sample: Sample, images: Sequence[Any], facts: Any) -> list[Path]:
+    """rebuilt/ID.png and originals/ID.png: two folders of the same names, as tools for rFID take
+    them."""
+    name = f"{plain_name(sample.id)}.png"
+    homes = ("rebuilt", "originals")
+    return [_png(x, folder / home / name, facts) for x, home in zip(images, homes, strict=True)]
+
+
 # --- answers -----------------------------------------------------------------------------------
 
 
@@ -182,6 +190,7 @@ LAYOUTS: dict[str, Layout] = {
     "wise": Layout(by_id),
     "vbench": Layout(vbench),
     "numbered": Layout(by_id),
+    "rebuilt": Layout(rebuilt),
     "vqa": Layout(finish=vqa_answers),
     "gqa": Layout(finish=gqa_answers),
     "captions": Layout(finish=captions),

@@ -114,7 +114,8 @@ def frechet_distance(one: np.ndarray, two: np.ndarray) -> float:
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in float64.
 
     The trace of the root is the sum of the singular values of A^T B where C1 = A A^T, C2 = B B^T:
-    no matrix root is taken, so nothing turns complex for few samples.
+    no matrix root is taken, so nothing turns complex for few samples. Of many samples the
+    triangle of a QR decomposition stands for them, which has the same singular values.
 
     Args:
         one, two: (samples, features), at least two samples each.
@@ -127,9 +128,25 @@ def frechet_distance(one: np.ndarray, two: np.ndarray) -> float:
     first, second = one.mean(0), two.mean(0)
     a = (one - first) / math.sqrt(len(one) - 1)
     b = (two - second) / math.sqrt(len(two) - 1)
-    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    corners = [np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (a, b)]
+    cross = np.linalg.svd(np.dot(corners[0], np.transpose(corners[1])), compute_uv=False).sum()
     spread = (a**2).sum() + (b**2).sum() - 2 * cross
-    return float(((first - second) ** 2).sum() + spread)
+    return max(0.0, float(((first - second) ** 2).sum() + spread))
+
+
+def frechet_draws(
+    one: np.ndarray, two: np.ndarray, *, seed: int = 0, resamples: int = 20
+) -> list[float]:
+    """Fréchet distances of paired sets whose items are drawn again with replacement, a bootstrap.
+
+    Args:
+        one, two: (items, samples of an item, features); item k of one belongs to item k of two.
+    """
+    rng = np.random.default_rng(seed)
+    places = rng.integers(len(one), size=(resamples, len(one)))
+    return [
+        frechet_distance(*(x[row].reshape(-1, x.shape[-1]) for x in (one, two))) for row in places
+    ]
 
 
 def precision_recall(real: np.ndarray, made: np.ndarray, k: int = 3) -> tuple[float, float]:
@@ -161,6 +178,8 @@ def _radii(points: np.ndarray, k: int) -> np.ndarray:
 def _check_features(one: np.ndarray, two: np.ndarray, least: int) -> None:
     if one.ndim != 2 or two.ndim != 2 or one.shape[1] != two.shape[1]:
         raise ValueError(f"features of shapes {one.shape} and {two.shape} cannot be compared")
+    if not (np.isfinite(one).all() and np.isfinite(two).all()):
+        raise ValueError("features that are no numbers; whose encoder is this?")
     if min(len(one), len(two)) < least:
         raise ValueError(f"{min(len(one), len(two))} pictures; this needs at least {least}")
 

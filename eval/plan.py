@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import unified
-from unified.eval import judges
+from unified.eval import judges, rebuilding
 from unified.eval.benchmark import Benchmark
 from unified.eval.formats import needs_data, read
 from unified.eval.items import Sample
@@ -98,6 +98,11 @@ def check_model(model: Any, spec: Benchmark) -> None:
     Raises:
         ValueError: it has no such sense or hand.
     """
+    if spec.answer == "rebuilt":
+        if not rebuilding.can_rebuild(model):
+            name = getattr(model, "source", "") or type(model).__name__
+            raise ValueError(f"{spec.name}: {name} has no picture tokenizer that gives them back")
+        return
     if spec.side == "generation":
         verb, what = ("generate", "draws no pictures")
         if spec.modality == "film":
@@ -115,9 +120,7 @@ def _settings(
     model: Any, task: Task, plan: Plan, samples: list[Sample], judge: Any, source: str
 ) -> Settings:
     spec = task.spec
-    given = {**spec.sampling, **plan.sampling}
-    whole = getattr(model, "settings", None)
-    sampling = whole(**given).settings() if callable(whole) else given
+    sampling = _sampling(model, spec, plan)
     inner = getattr(model, "model", None)
     device, dtype = (str(getattr(inner, name, "") or "") for name in ("device", "dtype"))
     torch = sys.modules.get("torch")
@@ -147,6 +150,16 @@ def _settings(
         dtype=dtype.removeprefix("torch."),
         threads=torch.get_num_threads() if torch is not None and device else 0,
     )
+
+
+def _sampling(model: Any, spec: Benchmark, plan: Plan) -> dict[str, Any]:
+    """Every setting by which the model chooses what it gives."""
+    if spec.answer == "rebuilt":
+        return rebuilding.settings(model)
+    given = {**spec.sampling, **plan.sampling}
+    whole = getattr(model, "settings", None)
+    found: dict[str, Any] = whole(**given).settings() if callable(whole) else given
+    return found
 
 
 def _recipe(source: str) -> str:

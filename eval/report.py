@@ -26,14 +26,13 @@ from unified.eval.blocks import (
     markdown,
 )
 from unified.eval.charts import Bar, bars, stacked
-from unified.eval.metrics import mcnemar
+from unified.eval.interference import CLEAR, RIGHT, Counts, outcomes, quadrants, right
+from unified.eval.interference import compare as compare_outcomes
 from unified.eval.results import Results, Row
 from unified.media.picture import write_atomic
 
 SIDES = ("understanding", "generation")
-RIGHT = 0.5  # a sample is right where its score is above this
-SCALES = ("CIDEr-D", "CLIPScore-like", "files written")  # metrics that are no shares
-CLEAR = 0.05  # p below which a difference is called one
+SCALES = ("CIDEr-D", "CLIPScore-like", "PSNR", "files written")  # metrics that are no shares
 
 
 @dataclass(frozen=True)
@@ -336,20 +335,9 @@ def pairs(run: Run) -> dict[str, dict[str, dict[str, tuple[bool, bool]]]]:
         )
         for group in seen.keys() & drawn.keys():
             split = seen[group]["split"]
-            both = _right(seen[group]), _right(drawn[group])
+            both = right(seen[group]), right(drawn[group])
             out.setdefault(suite, {}).setdefault(split, {})[group] = both
     return out
-
-
-def _right(record: dict[str, Any]) -> bool:
-    return bool((record["marks"].get("score") or 0) > RIGHT)
-
-
-def quadrants(both: Sequence[tuple[bool, bool]]) -> tuple[int, int, int, int]:
-    """How many are right both ways, only seen, only drawn, neither."""
-    kinds = [(True, True), (True, False), (False, True), (False, False)]
-    one, two, three, four = (sum(pair == kind for pair in both) for kind in kinds)
-    return one, two, three, four
 
 
 def _paired(run: Run, several: bool) -> Iterator[Block]:
@@ -369,8 +357,7 @@ def _paired(run: Run, several: bool) -> Iterator[Block]:
                 if both:
                     counts = quadrants(both)
                     shares.append((skill, counts))
-                    p = mcnemar(counts[1], counts[2])
-                    lines.append([skill, *map(str, counts), str(len(both)), f"{p:.3g}"])
+                    lines.append([skill, *map(str, counts), str(len(both)), f"{counts.p:.3g}"])
             head = ("skill", "both right", "only seen", "only drawn", "neither", "facts", "p")
             words = f"{run.name}, {_words(split)}: shares of the facts"
             table = Table(head, lines, caption=_words(split), strong=(0,))
@@ -380,21 +367,11 @@ def _paired(run: Run, several: bool) -> Iterator[Block]:
 # --- against twins -----------------------------------------------------------------------------
 
 
-def compare(one: Run, two: Run, task: str) -> dict[str, tuple[int, int, int, int]]:
-    """{split: (both right, only one, only two, neither)} over the units that both answered."""
-    units: list[dict[str, tuple[str, bool]]] = []
-    for run in (one, two):
-        found: dict[str, tuple[str, bool]] = {}
-        for record in run.samples[task].values():
-            if "score" in record["marks"] or record["unscored"]:
-                before = found.get(record["group"], (record["split"], True))[1]
-                found[record["group"]] = record["split"], before and _right(record)
-        units.append(found)
-    out: dict[str, list[tuple[bool, bool]]] = {}
-    for group in units[0].keys() & units[1].keys():
-        split = units[0][group][0]
-        out.setdefault(split, []).append((units[0][group][1], units[1][group][1]))
-    return {split: quadrants(both) for split, both in sorted(out.items(), reverse=True)}
+def compare(one: Run, two: Run, task: str) -> dict[str, Counts]:
+    """By split, over the units of a task that both answered."""
+    rule = one.spec(task).unscored
+    first, second = (outcomes(run.samples[task].values(), rule) for run in (one, two))
+    return compare_outcomes(first, second)
 
 
 def _interference(runs: Sequence[Run]) -> Iterator[Block]:
@@ -402,8 +379,9 @@ def _interference(runs: Sequence[Run]) -> Iterator[Block]:
     yield Heading("Interference")
     yield Text(f"{model.name} against each twin on the units that both answered; a unit is right"
                f" where its score is above {RIGHT:g}. The p is of McNemar's exact test on the units"
-               " that only one of the two has right, not corrected for the number of lines; a"
-               f" difference is called one where p is below {CLEAR:g}.")  # fmt: skip
+               " that only one of the two has right, not corrected for the number of lines; the 95%"
+               " interval is of a paired bootstrap over the units; a difference is called one where"
+               f" p is below {CLEAR:g}.")  # fmt: skip
     for side in SIDES:
         lines = []
         for twin in runs[1:]:
@@ -412,27 +390,24 @@ def _interference(runs: Sequence[Run]) -> Iterator[Block]:
                     continue
                 if not _same_data(model, twin, task):
                     reason = "not the same samples"
-                    lines.append([task, twin.name, *[""] * 8, reason])
+                    lines.append([task, twin.name, *[""] * 9, reason])
                     continue
                 for split, counts in compare(model, twin, task).items():
                     lines.append(_compared(task, twin.name, split, counts))
         if lines:
             head = ("benchmark", "twin", "split", "units", f"{model.name} right", "twin right",
-                    "difference", f"only {model.name}", "only twin", "p",
+                    "difference", "95% interval", f"only {model.name}", "only twin", "p",
                     f"{model.name} is")  # fmt: skip
             clear = [k for k, line in enumerate(lines) if "than the twin" in line[-1]]
             yield Table(head, lines, caption=side, words=3, strong=clear)
 
 
-def _compared(task: str, twin: str, split: str, counts: tuple[int, int, int, int]) -> list[str]:
-    both, first, second, _ = counts
-    n, p = sum(counts), mcnemar(first, second)
-    finding = "not clearly different"
-    if p < CLEAR:
-        finding = "better than the twin" if first > second else "worse than the twin"
-    return [task, twin, _words(split), str(n), f"{(both + first) / n:.3f}",
-            f"{(both + second) / n:.3f}", f"{(first - second) / n:+.3f}", str(first), str(second),
-            f"{p:.3g}", finding]  # fmt: skip
+def _compared(task: str, twin: str, split: str, counts: Counts) -> list[str]:
+    low, high = counts.interval()
+    shares = [(counts.both + alone) / counts.n for alone in (counts.first, counts.second)]
+    return [task, twin, _words(split), str(counts.n), *(f"{share:.3f}" for share in shares),
+            f"{counts.difference:+.3f}", f"{low:+.3f} – {high:+.3f}", str(counts.first),
+            str(counts.second), f"{counts.p:.3g}", counts.finding]  # fmt: skip
 
 
 def _same_data(one: Run, two: Run, task: str) -> bool:
@@ -448,7 +423,7 @@ def _failures(run: Run, several: bool) -> Iterator[Block]:
     sheets: list[Block] = []
     for task in run.tasks:
         wrong = [r for r in run.samples[task].values()
-                 if r["unscored"] is None and "score" in r["marks"] and not _right(r)]  # fmt: skip
+                 if r["unscored"] is None and "score" in r["marks"] and not right(r)]  # fmt: skip
         if not wrong:
             continue
         samples = failures.asked(run.spec(task), run.rows(task)[0].settings)

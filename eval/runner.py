@@ -7,6 +7,7 @@ Asking is `asking.py`'s, sharing among processes `sharing.py`'s. Knows nothing o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,18 @@ def run_task(
     finally:
         store.close()
     sharing.remove(folder, spec.name)
+    _sweep(folder, spec.name)
     finish = LAYOUTS[spec.layout].finish
     if finish is not None:
         finish(folder / spec.name, found, {r["id"]: r["files"] for r in found})
     return score(ready, found, folder)
+
+
+def _sweep(folder: Path, task: str) -> None:
+    """Remove what a kill left half written: an official scorer may take every file for a drawing.
+    Nobody else writes here now."""
+    for stale in (*folder.glob(".*.tmp"), *(folder / task).rglob(".*.tmp")):
+        stale.unlink(missing_ok=True)
 
 
 def score(ready: Ready, found: list[dict[str, Any]], folder: Path) -> list[Row]:
@@ -128,6 +137,9 @@ def score(ready: Ready, found: list[dict[str, Any]], folder: Path) -> list[Row]:
 
 def _row(spec: Benchmark, value: Value, lost: tuple[int, int], settings: Settings) -> Row:
     higher = value.higher_is_better
+    if not all(map(math.isfinite, (value.value, value.stderr, *value.ci))):
+        raise ValueError(f"{spec.name}: {value.metric} of {value.skill} is {value.value}, no number"
+                         " to be kept")  # fmt: skip
     return Row(
         task=spec.name,
         side=spec.side,

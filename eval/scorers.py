@@ -23,6 +23,7 @@ from unified.eval.answers import (
 from unified.eval.drawn import Dpg, Facts, Fidelity, Geneval, Shows, Similarity, Tifa, Written
 from unified.eval.items import Sample
 from unified.eval.metrics import cider, word_errors
+from unified.eval.rebuilding import Rebuilt
 from unified.eval.scoring import (
     Context,
     Marks,
@@ -298,6 +299,7 @@ SCORERS: dict[str, Scorer] = {
     "written": Written(),
     "fidelity": Fidelity(),
     "similarity": Similarity(),
+    "rebuilt": Rebuilt(),
 }
 
 

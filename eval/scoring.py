@@ -38,11 +38,13 @@ class Value:
 
 @dataclass
 class Reply:
-    """What a model gave: text, or the likelihood of each option, or pictures."""
+    """What a model gave: text, or the likelihood of each option, or pictures; and what it was given
+    for each of them, where that is no prompt."""
 
     text: str = ""
     likelihoods: list[float] | None = None
     pictures: list[Any] = field(default_factory=list)
+    given: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def slices(
         inside = [record for record in records if record["split"] == split]
         yield split, "overall", inside
         names = list(dict.fromkeys(name for record in inside for name in of(record)))
-        if names != ["overall"] and names:
+        if len(names) > 1:
             for name in names:
                 yield split, name, [record for record in inside if name in of(record)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 import unified
 from unified.eval import hearing
+from unified.eval.features import EncoderFeatures, Features, SoundStatistics, of_directory
 from unified.eval.judge import judge
+from unified.eval.metrics import frechet_distance, frechet_draws
 from unified.eval.probe import code_bits, linear_accuracy
 from unified.eval.watching import watch
 from unified.media.pixels import to_pictures, to_tensor
@@ -33,7 +35,7 @@ from unified.tokenizers.codec import Codec, CodecSpec
 from unified.toybox.film import Film, render_film, sample_film
 from unified.toybox.pixels import scenes
 from unified.toybox.scene import render, sample_scene
-from unified.toybox.sounds import render_clip, sample_clip
+from unified.toybox.sounds import Clip, render_clip, sample_clip
 from unified.toybox.voices import RATE
 
 SPLIT = "held_out"
@@ -45,13 +47,21 @@ Found = tuple[str, float, float, int]  # metric, value, standard error, items
 
 
 def evaluate_tokenizer(
-    codec: Codec, *, count: int = 512, seed: int = 0, batch: int = 64, probe: bool = False
+    codec: Codec,
+    *,
+    count: int = 512,
+    seed: int = 0,
+    batch: int = 64,
+    probe: bool = False,
+    features: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Score a codec on held-out items of its medium.
 
     Args:
         count: items that are rebuilt; codes are counted over at least CODE_ITEMS.
         probe: also train the fixed probes (pictures alone; minutes).
+        features: whose features the Fréchet distance of pictures is of: a directory of a model of
+            ours, of a SEED tokenizer or of a vision encoder; the shipped model by default.
 
     Returns:
         Rows {task, side, skill, split, metric, value, stderr, n, chance, settings}.
@@ -60,8 +70,12 @@ def evaluate_tokenizer(
         every thing and nothing else: what a perfect model could reach with this codec).
         Films: psnr, psnr_first (of first frames), motion_kept (share of things whose motion the
         judge of films still names rightly).
-        Sound: mel_distance (dB), si_sdr (dB), stoi, recognised and voice_kept (shares of words and
-        sounds, and of voices, that the judge of sound names rightly).
+        Pictures, and films frame by frame: frechet_encoder, or frechet_teacher and so on by
+        `features`: Fréchet distance of rebuilds from originals on the features that the settings
+        name, with a bootstrap over items; to be compared at equal n, and from two items on.
+        Sound: mel_distance (dB), si_sdr (dB), stoi, words_recognised, voice_kept and
+        sounds_recognised (shares of words, of their voices and of named sounds that the judge of
+        sound names rightly), frechet_log_mel; half of the clips are words, half named sounds.
         All: codebook_use and perplexity (share of the codes that occur, and perplexity of the code
         histogram, of the codebook where they are least), codes and bits an item or second,
         encoded and decoded (items a second, here).
@@ -77,14 +91,18 @@ def evaluate_tokenizer(
         raise ValueError(
             f"this codec takes {spec.channels} x {spec.image_size} pixels; the toybox's are 64x64"
         )
-    measure = {"image": _pictures, "video": _films, "audio": _sound}[spec.medium]
-    found = [*measure(codec, count, seed, batch)]
+    sound = spec.medium == "audio"
+    seen: Any = SoundStatistics() if sound else _features(features)
+    measures: dict[str, Any] = {"image": _pictures, "video": _films, "audio": _sound}
+    measure = measures[spec.medium]
+    found = [*measure(codec, count, seed, batch, seen)]
     if probe and spec.medium == "image":
         found += _probes(codec, seed, batch)
     settings = {
         "seed": seed, "codebooks": list(spec.codebooks), "codes_a_step": spec.length,
         "image_size": list(spec.image_size), "rate": spec.rate, "device": str(codec.device),
         "threads": torch.get_num_threads(), "toolkit": unified.__version__,
+        "features": seen.name, "features_revision": seen.revision,
     }  # fmt: skip
     names = {"image": "pictures", "video": "films", "audio": "sound"}
     return [
@@ -93,6 +111,20 @@ def evaluate_tokenizer(
          "settings": settings}
         for metric, value, stderr, n in found
     ]  # fmt: skip
+
+
+def _features(folder: Path | None) -> Features:
+    return EncoderFeatures() if folder is None else of_directory(folder)
+
+
+def _frechet(short: str, sides: Sequence[Sequence[np.ndarray]], seed: int) -> Iterator[Found]:
+    """Of the features of originals and of rebuilds, each in parts of (items, samples of an item,
+    D); nothing for a single item."""
+    originals, rebuilt = (np.concatenate(side) for side in sides)
+    if len(originals) > 1:
+        one, two = (x.reshape(-1, x.shape[-1]) for x in (originals, rebuilt))
+        spread = float(np.std(frechet_draws(originals, rebuilt, seed=seed), ddof=1))
+        yield f"frechet_{short}", frechet_distance(one, two), spread, len(originals)
 
 
 class _Codes:
@@ -135,8 +167,9 @@ class _Codes:
         yield "decoded", self.decoded[0] / max(1e-9, self.decoded[1]), 0.0, int(self.decoded[0])
 
 
-def _pictures(codec: Codec, count: int, seed: int, batch: int) -> Iterator[Found]:
+def _pictures(codec: Codec, count: int, seed: int, batch: int, seen: Features) -> Iterator[Found]:
     codes_of = _Codes(codec)
+    features: list[list[np.ndarray]] = [[], []]  # of originals and of rebuilds
     errors: list[torch.Tensor] = []
     similarities: list[torch.Tensor] = []
     recognised: list[bool] = []
@@ -147,7 +180,10 @@ def _pictures(codec: Codec, count: int, seed: int, batch: int) -> Iterator[Found
         left = count - start
         if left > 0:
             truth, rebuilt = _levels(pixels[:left]), _levels(codes_of.decode(codes[:left]))
-            recognised += [judge(one) == judge(two) for one, two in _pairs(truth, rebuilt)]
+            pairs = list(_pairs(truth, rebuilt))
+            recognised += [judge(one) == judge(two) for one, two in pairs]
+            for side, pictures in zip(features, zip(*pairs, strict=True), strict=True):
+                side.append(seen.features([Image.fromarray(one) for one in pictures])[:, None])
             errors.append((truth - rebuilt).square().mean((1, 2, 3)))  # in [0, 1]
             similarities.append(
                 structural_similarity_index_measure(
@@ -160,10 +196,12 @@ def _pictures(codec: Codec, count: int, seed: int, batch: int) -> Iterator[Found
     yield "psnr_all", float(_decibel(squared.mean())), 0.0, count
     yield "ssim", float(ssim.mean()), _stderr(ssim), count
     yield _share("recognised", recognised)
+    yield from _frechet(seen.short, features, seed)
     yield from codes_of.found(total)
 
 
-def _films(codec: Codec, count: int, seed: int, batch: int) -> Iterator[Found]:
+def _films(codec: Codec, count: int, seed: int, batch: int, seen: Features) -> Iterator[Found]:
+    features: list[list[np.ndarray]] = [[], []]
     codes_of = _Codes(codec)
     errors: list[torch.Tensor] = []
     firsts: list[torch.Tensor] = []
@@ -184,10 +222,14 @@ def _films(codec: Codec, count: int, seed: int, batch: int) -> Iterator[Found]:
             firsts.append(squared[:, 0].mean((1, 2, 3)))
             for film, one in zip(films, rebuilt, strict=False):
                 kept += _motions(film, to_pictures(one))
+            for side, several in zip(features, (pixels[:left], rebuilt), strict=True):
+                shown = [Image.fromarray(one) for one in to_pictures(several.flatten(0, 1))]
+                side.append(seen.features(shown).reshape(len(several), FRAMES, -1))
     psnr, first = (_decibel(torch.cat(parts).double()) for parts in (errors, firsts))
     yield "psnr", float(psnr.mean()), _stderr(psnr), count
     yield "psnr_first", float(first.mean()), _stderr(first), count
     yield _share("motion_kept", kept)
+    yield from _frechet(seen.short, features, seed)
     yield from codes_of.found(total)
 
 
@@ -199,16 +241,19 @@ def _motions(film: Film, frames: np.ndarray) -> list[bool]:
     return [seen.get(actor.label) == actor.motion for actor in film.actors]
 
 
-def _sound(codec: Codec, count: int, seed: int, batch: int) -> Iterator[Found]:
+def _sound(
+    codec: Codec, count: int, seed: int, batch: int, seen: SoundStatistics
+) -> Iterator[Found]:
+    features: list[list[np.ndarray]] = [[], []]
     codes_of, rate = _Codes(codec), int(codec.spec.rate)
     distances: list[float] = []
     ratios: list[torch.Tensor] = []
     clear: list[float] = []
-    heard: list[tuple[bool, bool]] = []
+    words: list[tuple[bool, bool]] = []
+    sounds: list[bool] = []
     total = max(count, CODE_ITEMS["audio"])
     for start in range(0, total, batch):
-        names = [f"{seed}/clip/{SPLIT}/{k}" for k in range(start, min(total, start + batch))]
-        clips = [sample_clip(random.Random(name), SPLIT, SECONDS) for name in names]
+        clips = [_clip(seed, k) for k in range(start, min(total, start + batch))]
         waves = [render_clip(clip) for clip in clips]
         given = torch.from_numpy(np.stack([resample(wave, RATE, rate) for wave in waves]))
         media = given[:, None].repeat(1, codec.spec.channels, 1).to(codec.device)
@@ -221,15 +266,35 @@ def _sound(codec: Codec, count: int, seed: int, batch: int) -> Iterator[Found]:
                 distances.append(float(mel_distance(one[None], two[None], rate)))
                 back = resample(one.numpy(), rate, RATE)
                 back = np.pad(back, (0, max(0, len(wave) - len(back))))[: len(wave)]
-                heard += hearing.recognised(back, clip)
+                for event, heard in zip(clip.events, hearing.recognised(back, clip), strict=True):
+                    if event.voice:
+                        words.append(heard)
+                    else:
+                        sounds.append(heard[0])
+                for side, part in zip(features, (wave, back), strict=True):
+                    side.append(seen.features(torch.from_numpy(part)[None], RATE)[None])
                 pair = torch.from_numpy(np.stack([back, wave]))
                 clear.append(float(short_time_objective_intelligibility(*pair, RATE)))
     for name, values in (("mel_distance", torch.tensor(distances)), ("si_sdr", torch.cat(ratios)),
                          ("stoi", torch.tensor(clear))):  # fmt: skip
         yield name, float(values.mean()), _stderr(values), count
-    yield _share("recognised", [right for right, _ in heard])
-    yield _share("voice_kept", [voice for _, voice in heard])
+    yield _share("words_recognised", [right for right, _ in words])
+    yield _share("voice_kept", [voice for _, voice in words])
+    yield _share("sounds_recognised", sounds)
+    yield from _frechet(seen.short, features, seed)
     yield from codes_of.found(total)
+
+
+def _clip(seed: int, index: int) -> Clip:
+    """Of an even number, words in voices that training never had them in; of an odd one, takes of
+    named sounds that it never heard."""
+    if index % 2 == 0:
+        return sample_clip(random.Random(f"{seed}/clip/{SPLIT}/{index}"), SPLIT, SECONDS)
+    rng = random.Random(f"{seed}/clip/sounds/{index}")
+    while True:
+        clip = sample_clip(rng, "seen", SECONDS)
+        if not any(event.voice for event in clip.events):
+            return clip
 
 
 def _probes(codec: Codec, seed: int, batch: int) -> Iterator[Found]:
@@ -311,8 +376,7 @@ def grid(
     """Write a PNG of held-out items, each row of originals above the row of their rebuilds: scenes,
     the frames of films, or the spectrograms of sound."""
     if codec.spec.medium == "audio":
-        names = [f"{seed}/clip/{SPLIT}/{k}" for k in range(6)]
-        waves = [render_clip(sample_clip(random.Random(name), SPLIT, SECONDS)) for name in names]
+        waves = [render_clip(_clip(seed, k)) for k in range(6)]
         rate = int(codec.spec.rate)
         given = torch.from_numpy(np.stack([resample(wave, RATE, rate) for wave in waves]))
         media = given[:, None].repeat(1, codec.spec.channels, 1).to(codec.device)

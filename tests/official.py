@@ -68,6 +68,9 @@ class Model:
     ) -> Any:
         return [self._say(text, 1) for text in question]
 
+    def rebuild(self, images: list[Image.Image]) -> list[Any]:
+        return [(image, image.copy()) for image in images]
+
     def ask_sound(self) -> None:
         raise AssertionError("no sound is asked about here")
 
@@ -344,6 +347,14 @@ def coco_similarity(folder: Path) -> dict[str, str]:
     return coco_fidelity(folder)
 
 
+def rebuilt(folder: Path) -> dict[str, str]:
+    for k in range(3):
+        put(folder / "n01440764" / f"ILSVRC2012_val_{k}.JPEG", encoded(number=k))
+    put(folder / "n01443537" / "a.png", image(9))
+    put(folder / "LOC_synset_mapping.txt", "n01440764 tench\n")
+    return {}
+
+
 def clip(folder: Path) -> Path:
     """A tiny random CLIP, as transformers itself saves it."""
     import torch
@@ -380,5 +391,5 @@ FIXTURES: dict[str, Callable[[Path], dict[str, str]]] = {
     f.__name__: f
     for f in (pope, mme, mmbench, mmmu, mmvet, seed_bench, vqav2, gqa, textvqa, scienceqa,
               coco_captions, geneval, dpg, t2i_compbench, tifa, genai_bench, wise, vbench,
-              coco_fidelity, coco_similarity)
+              coco_fidelity, coco_similarity, rebuilt)
 }  # fmt: skip

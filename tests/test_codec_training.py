@@ -28,9 +28,18 @@ from unified.train.recipe import run
 RECIPES = ("pixels", "video", "audio", "seed")
 ALWAYS = {"codebook_use", "perplexity", "codes", "bits", "encoded", "decoded"}
 METRICS = {
-    "image": ALWAYS | {"psnr", "psnr_all", "ssim", "recognised"},
-    "video": ALWAYS | {"psnr", "psnr_first", "motion_kept"},
-    "audio": ALWAYS | {"mel_distance", "si_sdr", "stoi", "recognised", "voice_kept"},
+    "image": ALWAYS | {"psnr", "psnr_all", "ssim", "recognised", "frechet_encoder"},
+    "video": ALWAYS | {"psnr", "psnr_first", "motion_kept", "frechet_encoder"},
+    "audio": ALWAYS
+    | {
+        "mel_distance",
+        "si_sdr",
+        "stoi",
+        "words_recognised",
+        "voice_kept",
+        "sounds_recognised",
+        "frechet_log_mel",
+    },
 }
 
 

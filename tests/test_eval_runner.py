@@ -452,7 +452,7 @@ def test_help_has_an_example(verb: str, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["run", "imagenet"], "unknown benchmark 'imagenet'; one of toybox_paired, coco"),
+        (["run", "imagenet"], "unknown benchmark 'imagenet'; one of toybox_paired, toybox_tok"),
         (["run", "pope", "gqa", "--data", "x"], "whose is it. give NAME=PATH, NAME one of pope"),
         (["run", "pope", "--data", "none"], "none: no such file or folder; it needs coco_pope"),
         (["run", "pope"], "name its data with --data PATH"),

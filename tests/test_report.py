@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.official import FIXTURES
 from unified.eval import benchmark, results, runner
 from unified.eval.blocks import Report, Table, Text, html, markdown
 from unified.eval.charts import WIDTH, Bar, bars, stacked
+from unified.eval.interference import quadrants
 from unified.eval.metrics import mcnemar
 from unified.eval.paired import pair
-from unified.eval.report import compare, load, pairs, quadrants, write
+from unified.eval.report import compare, load, pairs, write
 from unified.toybox.questions import SKILLS
 from unified.toybox.scene import Scene, render
 
@@ -230,8 +232,10 @@ def test_interference_is_tested_on_the_same_samples(
     lines = {(t, line[1], line[2]): line for t, table in (("see", seen), ("draw", drawn))
              for line in table[1:]}  # fmt: skip
     line = lines["draw", "seer", "seen"]
-    assert line[3:] == ["12", "0.833", "0.000", "+0.833", "10", "0", f"{mcnemar(10, 0):.3g}",
-                        "better than the twin"]  # fmt: skip
+    low, high = compare(joint, seer, "toybox_paired_draw")["seen"].interval()
+    assert 0.5 < low < 10 / 12 < high <= 1
+    assert line[3:] == ["12", "0.833", "0.000", "+0.833", f"{low:+.3f} – {high:+.3f}", "10", "0",
+                        f"{mcnemar(10, 0):.3g}", "better than the twin"]  # fmt: skip
     assert lines["see", "seer", "seen"][-1] == "not clearly different"  # three of twelve: p = 0.25
     assert lines["see", "drawer", "seen"][-1] == "better than the twin"
 
@@ -389,6 +393,32 @@ def test_a_browser_shows_it(three: list[Path], tmp_path: Path) -> None:
     browse(file, tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={paper}")
     printed = paper.read_bytes()
     assert printed.startswith(b"%PDF-") and len(re.findall(rb"/Type\s*/Page\b", printed)) >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(not BROWSER, reason="needs Chromium")
+def test_from_a_model_to_a_page_in_a_browser(tmp_path: Path) -> None:
+    """The whole way with nothing made up: weights, official files, answers, drawings, the page."""
+    from unified.handle import load as load_model
+
+    names = ("pope", "mme", "scienceqa", "geneval", "tifa", "rebuilt")
+    for name in names:
+        FIXTURES[name](tmp_path / name)
+    tasks = [runner.Task(benchmark.load(name), tmp_path / name) for name in names]
+    tasks += [runner.Task(spec) for suite in ("toybox_paired", "toybox_tokenizer")
+              for spec in benchmark.select(suite)]  # fmt: skip
+    found = runner.run(load_model(device="cpu"), tasks, tmp_path / "run", runner.Plan(limit=4))
+    assert not found.failed and {row.task for row in found.rows} == {t.spec.name for t in tasks}
+    file = tmp_path / "report.html"
+    write([tmp_path / "run"], file, validate=2)
+    done = browse(file, tmp_path, "--dump-dom")
+    assert "CONSOLE" not in done.stderr, done.stderr
+    dom = Page(done.stdout)
+    assert dom.tables == Page(file.read_text(encoding="utf-8")).tables
+    words = " ".join(dom.text)
+    assert all(name in words for name in (*names, "toybox_paired", "toybox_tokenizer"))
+    assert "SELF-JUDGED" in words and "Fréchet distance (encoder)" in words
 
 
 PROBE = """<script>

@@ -72,7 +72,8 @@ def run(
         str,
         typer.Option(
             metavar="JUDGE",
-            help="toybox, self, features, or the directory of an image-text or vision model.",
+            help="toybox, self, features, encoder, or the directory of an image-text or vision"
+            " model.",
         ),
     ] = "",
     batch: Annotated[
