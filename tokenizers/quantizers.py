@@ -36,26 +36,26 @@ class Quantizer(nn.Module, ABC):
 class FiniteScalar(Quantizer):
     """FSQ (https://arxiv.org/abs/2309.15505): each of a few bounded numbers is rounded.
 
-    One codebook of prod(levels) codes and nothing to learn in it, so none can die; the maps to and
-    from its few dimensions are ours.
+    `count` codebooks of prod(levels) codes, side by side, and nothing to learn in them, so none can
+    die; the maps to and from their few dimensions are ours.
     """
 
-    def __init__(self, width: int, levels: tuple[int, ...]):
+    def __init__(self, width: int, levels: tuple[int, ...], count: int = 1):
         super().__init__()
-        self.inward = nn.Linear(width, len(levels))
-        self.outward = nn.Linear(len(levels), width)
-        self.fsq = FSQ(levels=list(levels))
-        self.sizes = (int(self.fsq.codebook_size),)
+        self.inward = nn.Linear(width, count * len(levels))
+        self.outward = nn.Linear(count * len(levels), width)
+        self.fsq = FSQ(levels=list(levels), num_codebooks=count, keep_num_codebooks_dim=True)
+        self.sizes = (int(self.fsq.codebook_size),) * count
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         with torch.autocast(x.device.type, enabled=False):
             inner = self.inward(x.float())
             rounded, codes = self.fsq(inner)
-            return self.outward(rounded), codes.long()[..., None], inner.new_zeros(())
+            return self.outward(rounded), codes.long(), inner.new_zeros(())
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
         with torch.autocast(codes.device.type, enabled=False):
-            flat = self.fsq.indices_to_codes(codes.reshape(1, -1))
+            flat = self.fsq.indices_to_codes(codes.reshape(1, -1, len(self.sizes)))
             out: torch.Tensor = self.outward(flat.view(*codes.shape[:-1], -1))
             return out
 

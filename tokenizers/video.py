@@ -1,7 +1,7 @@
 """Film tokenizer: causal in time, one step of codes for the first frame and for every few after it.
 
     1 + n * group frames -> groups (the first one is the first frame, repeated) -> one vector a
-    patch and group -> FSQ -> one code each
+    patch and group -> FSQ -> a few codes each
 
 An image is a film of one frame, and its codes are those of a film's first step. As the causal
 tokenizers of MAGVIT-v2 and VidTok do (https://arxiv.org/abs/2310.05737,
@@ -25,11 +25,12 @@ from unified.tokenizers.quantizers import FiniteScalar
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """Sizes. Defaults: 64x64 pixels, 64 codes a step of 4 frames, 1000 codes.
+    """Sizes. Defaults: 64x64 pixels, 3 codes of 512 for each of 64 patches and 4 frames.
 
     Attributes:
         group: frames of a step.
-        levels: of the finite scalar quantizer; their product is the size of the codebook.
+        codes: of a patch, each of a codebook of its own.
+        levels: of the finite scalar quantizer; their product is the size of a codebook.
         kernel: steps that a convolution over time sees.
     """
 
@@ -42,7 +43,8 @@ class VideoConfig:
     layers: int = 4
     heads: int = 5
     kernel: int = 3
-    levels: tuple[int, ...] = (8, 5, 5, 5)
+    codes: int = 3
+    levels: tuple[int, ...] = (8, 8, 8)
     decoder_width: int = 160
     decoder_layers: int = 4
     decoder_heads: int = 5
@@ -58,8 +60,8 @@ class VideoConfig:
         for level in self.levels:
             size *= level
         return CodecSpec(
-            codebooks=(size,),
-            books=(0,) * self.side**2,
+            codebooks=(size,) * self.codes,
+            books=tuple(range(self.codes)) * self.side**2,
             image_size=(self.image_size, self.image_size),
             channels=self.channels,
             medium="video",
@@ -86,7 +88,7 @@ class VideoTokenizer(StreamCodec):
             [FilmBlock(config.width, config.heads, config.kernel) for _ in range(config.layers)]
         )
         self.norm = nn.LayerNorm(config.width)
-        self.quantizer = FiniteScalar(config.width, config.levels)
+        self.quantizer = FiniteScalar(config.width, config.levels, config.codes)
         self.decoder = FilmDecoder(
             code_width=config.width, width=config.decoder_width, layers=config.decoder_layers,
             heads=config.decoder_heads, places=places, out=pixels, kernel=config.kernel,
@@ -115,11 +117,11 @@ class VideoTokenizer(StreamCodec):
         return film.transpose(1, 2)[:, :, config.group - 1 if first else 0 :]
 
     def forward(self, film: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Training pass: the film again, codes (B, steps, places), and the quantizer's loss."""
+        """Training pass: the film again, codes (B, steps * places, codes), quantizer's loss."""
         latents, _ = self.latents(film)
         quantized, codes, loss = self.quantizer(latents.flatten(1, 2))
         patches, _ = self.decoder(quantized.view_as(latents))
-        return self._film(patches, True), codes.view(latents.shape[:3]), loss
+        return self._film(patches, True), codes, loss
 
     # --- the codec, step by step ---------------------------------------------------------------
 
@@ -129,6 +131,7 @@ class VideoTokenizer(StreamCodec):
 
     def decode_steps(self, codes: torch.Tensor, past: State) -> tuple[torch.Tensor, State]:
         begins = past is None
-        vectors = self.quantizer.embed(codes.view(len(codes), -1, self.config.side**2)[..., None])
+        places, count = self.config.side**2, self.config.codes
+        vectors = self.quantizer.embed(codes.view(len(codes), -1, places, count))
         patches, past = self.decoder(vectors, past)
         return self._film(patches, begins).clamp(-1, 1), past

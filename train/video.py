@@ -40,10 +40,11 @@ class VideoStage:
         squared = F.mse_loss(rebuilt, part)
         loss = F.l1_loss(rebuilt, part) + squared + commitment
         loss = loss + F.l1_loss(rebuilt[:, :, 0], part[:, :, 0]) / self.frames
-        spread, used = perplexity(codes, self.model.spec.codebook_size)
+        size = self.model.spec.codebooks[0]
+        spread, used = perplexity(codes[..., 0], size)
         values = {
             "psnr": -10 * float(torch.log10(squared.detach() / 4)),
             "perplexity": spread,
-            "codes_in_batch": used * self.model.spec.codebook_size,
+            "codes_in_batch": used * size,
         }
         return loss, values
