@@ -6,6 +6,7 @@ to round, and ways are compared round by round. Knows nothing of what it times.
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
@@ -17,6 +18,10 @@ from typing import Any
 import torch
 
 import unified
+
+# what decides how threads wait and where they run; read when torch is imported
+THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_SPINCOUNT",
+           "MKL_NUM_THREADS", "KMP_BLOCKTIME")  # fmt: skip
 
 
 @dataclass
@@ -68,6 +73,12 @@ def interleaved(ways: Mapping[str, Way], rounds: int) -> list[Timed]:
     return list(found.values())
 
 
+def ratio(one: Timed, other: Timed) -> float:
+    """How many times the rate of `other` that of `one` is: the median over the rounds."""
+    pairs = zip(one.units, one.seconds, other.units, other.seconds, strict=True)
+    return statistics.median((a / s) / (b / t) for a, s, b, t in pairs)
+
+
 def rows(
     task: str, unit: str, found: list[Timed], settings: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -78,9 +89,7 @@ def rows(
     return [
         {"task": task, "way": one.name, "unit": unit, "rate": one.rate, "rounds": len(one.seconds),
          "seconds": statistics.median(one.seconds), "peak_bytes": one.peak,
-         "ratio": statistics.median(
-             (a / s) / (b / t) for a, s, b, t in
-             zip(first.units, first.seconds, one.units, one.seconds, strict=True)),
+         "ratio": ratio(first, one),
          "settings": machine}
         for one in found
     ]  # fmt: skip
@@ -94,6 +103,9 @@ def machine_facts() -> dict[str, Any]:
     block = torch.randn(2**25)  # 128 MB
     return {
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "environment": {name: os.environ[name] for name in THREADS if name in os.environ},
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "toolkit": unified.__version__,

@@ -32,7 +32,7 @@ VERBS = [
     ["chat"], ["generate"], ["ask"], ["train"], ["doctor"], ["tokenizer"], ["tokenizer", "train"],
     ["tokenizer", "eval"], ["tokenizer", "encode"], ["tokenizer", "decode"], ["eval"],
     ["eval", "toybox"], ["data"], ["data", "check"], ["data", "tokenize"],
-    ["finetune"], ["merge"], ["bench"], ["bench", "train"], ["convert"],
+    ["finetune"], ["merge"], ["bench"], ["bench", "train"], ["bench", "decode"], ["convert"],
 ]  # fmt: skip
 
 
@@ -201,8 +201,8 @@ def test_schedules_are_the_sampling_module_s() -> None:
         (["ask", "red.png"], "Missing argument 'QUESTION'"),
         (["chat", "--resume", "none.json"], "no such transcript"),
         (["chat", "--resume", "text.json"], "not a transcript"),
-        (["train"], "which recipe? One of audio, pixels, seed, toybox, video"),
-        (["train", "nothing"], "unknown recipe 'nothing'; one of audio, pixels, seed, toybox"),
+        (["train"], "which recipe? One of audio, janus_pro, pixels, seed, seed_llama, toybox"),
+        (["train", "nothing"], "unknown recipe 'nothing'; one of audio, janus_pro, pixels, seed"),
         (["train", "audio", "--stage", "chat"], "the recipe 'audio' has no stage 'chat'"),
         (["train", "toybox", "--set", "scale"], "--set takes key=value"),
         (["train", "toybox", "--set", "scale=odd"], "unknown scale 'odd'; one of vq, tiny"),

@@ -449,7 +449,8 @@ def pickled(source: Path, folder: Path, shards: int) -> Path:
     if shards == 1:
         torch.save(state, folder / "pytorch_model.bin")
         return folder
-    keys, placed = sorted(state), {}
+    keys = sorted(state)
+    placed: dict[str, str] = {}
     for number in range(shards):
         name = f"pytorch_model-{number}.bin"
         part = {key: state[key] for key in keys[number::shards]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -21,13 +22,17 @@ from unified.adapters import CONFIG, WEIGHTS, AdapterError, linears
 from unified.handle import Unified, load
 from unified.media import picture
 from unified.toybox.scene import render, sample_scene
-from unified.train.finetune import check, finetune, prepare
+from unified.train.finetune import check, estimated, finetune, prepare
 from unified.train.mixture import Epochs, Mixture
 from unified.train.prefer import PreferenceStage, log_probabilities
+from unified.train.quarantine import UnreadableError
 from unified.train.readers import read
 from unified.train.records import DataError
 from unified.train.tuning import TuningConfig, read_config
 
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed (the extra deepspeed)"
+)
 FAST = ["loop.steps=4", "loop.batch_size=4", "micro_batch=2", "loop.save_every=2",
         "loop.log_every=1"]  # fmt: skip
 
@@ -165,6 +170,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
         ["lora=null"],
         ["pack=200", "micro_batch=1"],
         ["toybox={draw: 1, ask: 2}"],
+        pytest.param(["loop.zero=3", "loop.offload=true"], marks=needs_deepspeed),
     ],
 )
 def test_every_way_to_tune_trains(
@@ -180,10 +186,32 @@ def test_every_way_to_tune_trains(
 def test_what_would_be_done_is_said_before_it_is(tiny: Unified, tiny_run: Path, data: Path) -> None:
     config = read_config(None, ["epochs=2", "loop.batch_size=4", "micro_batch=2"])
     stage = prepare(load(tiny_run / "model", device="cpu"), read(str(data)), config)
-    found = check(stage)
+    found, taken = check(stage), estimated(stage)
+    assert taken.trained == found["parameters"] and taken.frozen > taken.trained
+    assert taken.activations > 0 and taken.seconds > 0 and taken.flops > 2 * taken.frozen
     assert found["records"] == len(read(str(data))) and 0 < found["learnt"] < 1
     assert found["steps"] == -(-2 * found["records"] // 4)
     assert 0 < found["share"] < 0.5
+
+
+def test_a_torn_picture_is_set_aside_and_the_run_goes_on_to_the_same_weights(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "cats")
+    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:40])
+    with pytest.raises(DataError, match=r"3\.png"):
+        check(prepare(load(tiny_run / "model", device="cpu"), read(str(folder)), TuningConfig()))
+    with pytest.raises(UnreadableError, match="1 of 12 records cannot be read"):
+        tuned(tiny_run / "model", folder, tmp_path / "strict")
+    out = tmp_path / "run"
+    made = tuned(tiny_run / "model", folder, out, "loop.unreadable=0.2")
+    lines = (out / "quarantine.jsonl").read_text().splitlines()  # to be drawn and to be told of
+    assert len(lines) == 2 and all("3.png" in json.loads(line)["reason"] for line in lines)
+    whole = (made / WEIGHTS).read_bytes()
+    shutil.rmtree(out / "checkpoints" / "step-4")
+    shutil.rmtree(made)
+    again = tuned(tiny_run / "model", folder, out, "loop.unreadable=0.2")
+    assert (again / WEIGHTS).read_bytes() == whole
 
 
 # --- preference --------------------------------------------------------------------------------
@@ -313,13 +341,18 @@ def test_tuned_used_and_merged_from_the_command_line(
     fast = [part for value in FAST for part in ("--set", value)]
     status, out, told = said(capsys, "finetune", str(data), *model, *fast, "--dry-run")
     assert status == 0 and "records of" in told and "M parameters are trained" in told
+    assert "memory about" in told and "tokens in 4 steps" in told
     assert not (tmp_path / "runs").exists()
     status, out, told = said(capsys, "finetune", str(data), *model, *fast, "-o", "cats")
     assert status == 0 and out.strip() == "cats/adapter", told
     adapter = ["--adapter", "cats/adapter"]
     assert said(capsys, "generate", "a cat", "-o", "a.png", "--force", *model, *adapter)[0] == 0
     assert "+ adapter" in picture.metadata(Path("a.png"))["model"]
-    assert said(capsys, "merge", "cats/adapter", "-o", "cats-model", *model)[0] == 0
+    # and nothing beside it, whatever libraries have to say
+    assert said(capsys, "merge", "cats/adapter", "-o", "cats-model", *model)[:2] == (
+        0,
+        "cats-model\n",
+    )
     assert said(capsys, "ask", "a.png", "What is it?", "--model", "cats-model")[0] == 0
     for arguments, words in (
         (["merge", "cats/adapter", "-o", "cats-model", *model], "there is something already"),

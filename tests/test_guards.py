@@ -1,4 +1,4 @@
-"""What keeps a run from harm, and several processes that train as one."""
+"""What keeps a run from harm, what it says of itself, and several processes that train as one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,6 +22,10 @@ from unified import checkpoint
 from unified.train.distributed import Team
 from unified.train.guards import STOPPED, Stopped, Termination, alone
 from unified.train.loop import LoopConfig, fit, optimizers
+from unified.train.meter import estimate, peak_flops
+from unified.train.mixture import Epochs
+from unified.train.quarantine import Quarantine, UnreadableError
+from unified.train.records import DataError
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = LoopConfig(
@@ -144,6 +150,251 @@ def test_a_dead_worker_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="a data worker died"):
         train(Dying(), tmp_path, workers=1)
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_workers_error_is_its_own(tmp_path: Path) -> None:
+    class Wrong(Line):
+        def batch(self, step: int) -> list[torch.Tensor]:
+            if step == 3:
+                raise DataError("record 7: no picture")
+            return super().batch(step)
+
+    with pytest.raises(DataError, match="^record 7: no picture$"):
+        train(Wrong(), tmp_path, workers=1)
+
+
+# --- records that cannot be read ---------------------------------------------------------------
+
+
+class Shelf:
+    """Numbered records of which some cannot be read."""
+
+    def __init__(self, bad: set[int], length: int = 200):
+        self.bad, self.epochs = bad, Epochs(length, 0)
+        self.quarantine = Quarantine(length, 0.02, lambda index: f"shelf:{index}")
+
+    def read(self, index: int) -> int:
+        if index in self.bad:
+            raise DataError(f"shelf:{index}: torn\nin two")
+        return index
+
+    def draw(self, number: int) -> int:
+        return self.quarantine.draw(self.epochs, number, self.read)
+
+
+def test_what_cannot_be_read_is_set_aside_by_name(tmp_path: Path) -> None:
+    """Another record takes its place, the same wherever a run begins."""
+    shelf = Shelf({17, 18, 150})
+    shelf.quarantine.keep(tmp_path / "quarantine.jsonl")
+    drawn = [shelf.draw(number) for number in range(400)]
+    wanted = [shelf.epochs.index(number)[1] for number in range(400)]
+    for got, want in zip(drawn, wanted, strict=True):
+        assert got == {17: 19, 18: 19, 150: 151}.get(want, want)
+    lines = (tmp_path / "quarantine.jsonl").read_text().splitlines()
+    found = {row["record"]: row for row in map(json.loads, lines)}
+    assert found.keys() == {"shelf:17", "shelf:18", "shelf:150"} and len(lines) == 3
+    assert found["shelf:17"]["reason"] == "shelf:17: torn in two"
+    again = Shelf(set())  # by now they can be read, but the run must be what it was
+    again.quarantine.keep(tmp_path / "quarantine.jsonl")
+    assert [again.draw(number) for number in range(200, 400)] == drawn[200:]
+    assert [Shelf({17, 18, 150}).draw(number) for number in range(399, -1, -1)] == drawn[::-1]
+
+
+def test_a_record_stays_in_the_places_where_it_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "quarantine.jsonl"
+    shelf = Shelf(set())
+    shelf.quarantine.keep(path)
+    early = [shelf.draw(number) for number in range(200)]
+    shelf.bad = {early[3]}  # the file breaks in the second epoch
+    late = [shelf.draw(number) for number in range(200, 400)]
+    assert early[3] not in late
+    again = Shelf(set())  # killed and gone on with, from before it broke
+    again.quarantine.keep(path)
+    assert [again.draw(number) for number in range(400)] == early + late
+
+
+def test_too_many_that_cannot_be_read_end_the_run(tmp_path: Path) -> None:
+    shelf = Shelf({5, 6, 7, 8, 9})
+    shelf.quarantine.keep(tmp_path / "quarantine.jsonl")
+    with pytest.raises(UnreadableError, match="5 of 200 records cannot be read, more than the sha"):
+        for number in range(200):
+            shelf.draw(number)
+    with (tmp_path / "quarantine.jsonl").open("a") as file:
+        file.write('{"record": "cut of')
+    again = Shelf({5, 6, 7, 8, 9, 10})
+    again.quarantine.keep(tmp_path / "quarantine.jsonl")
+    assert len(again.quarantine.aside) == 5
+    with pytest.raises(UnreadableError, match="6 of 200"):
+        again.quarantine.draw(again.epochs, 200 + int(np.argmax(order(again) == 10)), again.read)
+    assert (tmp_path / "quarantine.jsonl").read_text().count('"shelf:10"') == 1
+
+
+def order(shelf: Shelf) -> np.ndarray:
+    """The second epoch's."""
+    return np.array([shelf.epochs.index(number)[1] for number in range(200, 400)])
+
+
+# --- the moving average of the weights ---------------------------------------------------------
+
+
+def test_the_average_is_what_is_shown_and_left(tmp_path: Path) -> None:
+    shown = Line()
+    weights: dict[int, dict[str, torch.Tensor]] = {}
+    seen: dict[int, torch.Tensor] = {}
+
+    def hook(loss: torch.Tensor, step: int) -> torch.Tensor:
+        weights[step] = {n: p.detach().clone() for n, p in shown.model.named_parameters()}
+        return loss
+
+    def look(step: int) -> dict[str, float]:
+        seen[step] = last_weight(shown).clone()
+        return {}
+
+    shown.hook = hook
+    config = SETTINGS.model_copy(update={"ema": 0.7, "sample_every": 6})
+    fit(shown, config, tmp_path / "shown", name="line", on_sample=look, progress=False)
+    average = weights[0]["last.weight"].clone()
+    for step in range(12):
+        if step == 6:
+            torch.testing.assert_close(seen[6], average)
+            assert not torch.equal(seen[6], weights[6]["last.weight"])
+        if step == 11:
+            break
+        average.lerp_(weights[step + 1]["last.weight"], 1 - min(0.7, (1 + step) / (10 + step)))
+    left = last_weight(shown)
+    assert torch.equal(left, seen[12]) and not torch.equal(left, weights[11]["last.weight"])
+    # a finished run that is called again leaves the same
+    again = Line()
+    fit(again, config, tmp_path / "shown", name="line", progress=False)
+    assert torch.equal(last_weight(again), left)
+
+
+def last_weight(stage: Line) -> torch.Tensor:
+    return stage.model.state_dict()["last.weight"]
+
+
+def test_the_average_goes_on_exactly(tmp_path: Path) -> None:
+    whole = train(Line(), tmp_path / "whole", ema=0.9, schedule="wsd")
+    train(Line(), tmp_path / "parts", ema=0.9, schedule="wsd", steps=5)
+    parts = train(Line(), tmp_path / "parts", ema=0.9, schedule="wsd")
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
+    states = [checkpoint.load(tmp_path / name / "checkpoints/step-12")[0]
+              for name in ("whole", "parts")]  # fmt: skip
+    assert states[0].keys() == states[1].keys() and "average.last.weight" in states[0]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+# --- what a run says of itself -----------------------------------------------------------------
+
+
+class Words(Line):
+    """As Line, its micro-batches of tokens; large enough that its memory can be seen."""
+
+    def __init__(self, width: int = 8, rows: int = 4, depth: int = 4):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [nn.Linear(width, width, bias=False) for _ in range(depth)]
+        self.model = nn.ModuleDict({"body": nn.Sequential(*layers)})
+        self.width, self.rows = width, rows
+
+    def batch(self, step: int) -> list[Tokens]:  # type: ignore[override]
+        numbers = torch.Generator().manual_seed(step)
+        return [Tokens(torch.randn(self.rows, self.width, generator=numbers)) for _ in range(2)]
+
+    def loss(self, part: Any, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        return self.model["body"](part.x).tanh().square().mean() / 2, {}
+
+
+@dataclass
+class Tokens:
+    x: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        return len(self.x)
+
+
+def test_rates_stand_in_the_log_beside_the_peak(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(Words(64, 32), SETTINGS, tmp_path / "words", name="words", seed=3)
+    told = capsys.readouterr().err
+    assert "0.02M parameters trained, 0.00M frozen; 768 tokens in 12 steps" in " ".join(
+        told.split()
+    )
+    assert "memory about" in told and "activations" in told and "MFU" in told
+    for row in rows(tmp_path / "words"):
+        assert 0 < row["mfu"] < 1.2 and row["tokens_per_second"] > row["samples_per_second"] > 0
+    train(Line(), tmp_path / "line")  # whose micro-batches are of no tokens
+    assert "mfu" not in rows(tmp_path / "line")[-1]
+
+
+def test_the_estimate_changes_nothing_and_counts_the_work() -> None:
+    stage = Words(64, 32)
+    before = {name: value.clone() for name, value in stage.model.state_dict().items()}
+    rng = torch.get_rng_state()
+    found = estimate(stage, SETTINGS, stage.batch(0), "cpu")
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(torch.equal(before[name], v) for name, v in stage.model.state_dict().items())
+    assert all(p.grad is None for p in stage.model.parameters())
+    # four products forward; backward twice as many, but for the first one's input
+    assert found.flops == 2 * 64 * 64 * (4 + 4 + 3) and found.tokens == 12 * 2 * 32
+    assert found.weights == found.gradients == 4 * 4 * 64 * 64 == found.optimizer // 2
+    shared = SETTINGS.model_copy(update={"zero": 3, "ema": 0.9})
+    parts = estimate(stage, shared, stage.batch(0), "cpu", processes=4)
+    assert parts.weights == parts.gradients == found.weights // 4
+    assert parts.flops == 6 * 4 * 64 * 64 and parts.activations == 0
+    assert parts.optimizer == found.weights  # moments, average and copy, a quarter of each
+    seconds = time.perf_counter()
+    assert peak_flops("cpu", "fp32") > 1e8 and torch.equal(torch.get_rng_state(), rng)
+    assert time.perf_counter() - seconds < 20  # a second on an idle machine
+
+
+MEMORY = """
+import json, re, sys
+from pathlib import Path
+import torch
+from torch.utils.tensorboard import SummaryWriter
+sys.path.insert(0, "tests")
+from test_guards import SETTINGS, Words
+from unified.train.loop import fit
+from unified.train.meter import estimate
+
+def peak():  # getrusage's begins at that of the process that started this one
+    said = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", said)[1]) * 1024
+
+torch.set_num_threads(1)
+settings = SETTINGS.model_copy(update={"steps": 1})
+fit(Words(), settings, Path(sys.argv[1]) / "small", name="words", progress=False)
+before = peak()
+stage = Words(1024, 512, depth=12)
+said = estimate(stage, settings, stage.batch(0), "cpu").memory
+fit(stage, settings, Path(sys.argv[1]) / "large", name="words", progress=False)
+print(json.dumps([said, peak() - before]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak from Linux")
+def test_the_memory_is_what_was_estimated_within_a_factor_of_two(tmp_path: Path) -> None:
+    """Of a process of its own, beyond what one that trains next to nothing takes."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    said, taken = json.loads(done.stdout)
+    print(f"memory: {said / 1e6:.0f} MB estimated, {taken / 1e6:.0f} MB taken")
+    assert 0.5 < said / taken < 2
+
+
+def test_trackio_is_refused_where_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(ValueError, match="trackio is not installed; pip install"):
+        train(Line(), tmp_path, loggers=["tensorboard", "trackio"])
 
 
 # --- what is trained ---------------------------------------------------------------------------

@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 folder, kills, steps = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 settings = ["scale=tiny", f"pretrain.loop.steps={steps}", "pretrain.loop.save_every=2",
             "pretrain.loop.log_every=1", "pretrain.loop.sample_every=5", "pretrain.pack=256",
-            "pretrain.micro_batch=1"]
+            "pretrain.micro_batch=1", "pretrain.loop.ema=0.9"]
 rng, killed, longest = random.Random(0), 0, 0.0
 while True:
     child = os.fork()
@@ -63,7 +63,8 @@ def trained(source: Path, folder: Path, kills: int) -> int:
 
 
 def test_killed_at_random_moments_ends_in_the_same_bytes(tiny_run: Path, tmp_path: Path) -> None:
-    """Weights, moments and generator; during steps, saves, samples and starts; packing on."""
+    """Weights, their average, moments and generator; during steps, saves, rotation (every second
+    step), samples and starts; packing on."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert trained(tiny_run, whole, 0) == 0
     assert trained(tiny_run, killed, KILLS) >= 2  # a run may end before it is killed so often

@@ -7,11 +7,15 @@ pictures or where samples come from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from unified.modeling import IGNORE
+from unified.sequence import Layout, Picture, Turn
 from unified.vocabulary import Vocabulary
 
 
@@ -43,6 +47,7 @@ class Batch:
     texts: int  # text targets in the whole step
     codes: int  # code targets in the whole step
     positions: torch.Tensor | None = None
+    tokens: int = 0  # ids that are no padding
 
 
 def packed(lengths: list[int], room: int) -> list[list[int]]:
@@ -132,4 +137,53 @@ class Batcher:
             texts,
             codes,
             positions.to(self.device) if self.pack else None,
+            sum(len(sample) for line in lines for sample in line),
         )
+
+
+class Ballast:
+    """A row that runs through every part of a model and teaches nothing: a picture, whole.
+
+    Processes that share out a model's parts must all run the same ones. A micro-batch without
+    pictures gets such a row where another micro-batch of the step has some.
+    """
+
+    def __init__(self, layout: Layout):
+        self.start = layout.vocabulary.image_start
+        self.pad = layout.vocabulary.control("pad")
+        codes = tuple(layout.codes_at(k).start - self.start for k in range(layout.image_length))
+        self.rows = {
+            view: torch.tensor(layout.flatten([Turn("user", (Picture(codes, view),))]).ids)
+            for view in {False, layout.views}
+        }
+
+    @classmethod
+    def of(cls, model: Any) -> Ballast | None:
+        """For a model that has a layout, with or without an adapter; None for any other."""
+        layout = getattr(getattr(model, "config", None), "layout", None)
+        return cls(layout) if isinstance(layout, Layout) else None
+
+    def added(self, part: Any, step: Sequence[Any]) -> Any:
+        """The micro-batch, with the row if it lacks views or codes that another one of the step
+        has. Batches alone are looked at."""
+        if not isinstance(part, Batch):
+            return part
+        views = next((other.views for other in step if other.views is not None), None)
+        codes = any(bool((other.ids >= self.start).any()) for other in step)
+        lacks_views = views is not None and part.views is None
+        if not (lacks_views or codes and not (part.ids >= self.start).any()):
+            return part
+        row = self.rows[views is not None].to(part.ids.device)
+        length = max(part.ids.shape[1], len(row))
+        row = F.pad(row, (0, length - len(row)), value=self.pad)
+        more = (0, length - part.ids.shape[1])
+        ids = torch.cat([F.pad(part.ids, more, value=self.pad), row[None]])
+        labels = F.pad(part.labels, (*more, 0, 1), value=IGNORE)
+        positions = part.positions
+        if positions is not None:
+            own = torch.arange(length, device=ids.device)
+            positions = torch.cat([F.pad(positions, more), own[None]])
+        if views is not None:
+            own_view = torch.zeros_like(views[:1])
+            views = own_view if part.views is None else torch.cat([part.views, own_view])
+        return replace(part, ids=ids, labels=labels, views=views, positions=positions)

@@ -16,7 +16,7 @@ import torch
 from unified.media.pixels import to_tensor
 from unified.sequence import Layout, Picture, Text, Turn
 from unified.tokenizers.codec import Codec
-from unified.tokenizers.text import TextTokenizer
+from unified.tokenizers.text import PublishedTokenizer, TextTokenizer
 from unified.toybox.samples import Sample
 from unified.toybox.scene import Scene, render
 from unified.train.batches import Encoded
@@ -25,7 +25,8 @@ POOL = 4  # steps whose samples are sorted together
 
 
 class Conversations:
-    """Encodes samples for one model's layout and tokenizers.
+    """Encodes samples for one model's layout and tokenizers. Where the layout has no views,
+    pictures stand as codes alone.
 
     Args:
         user_views: probability that a user's picture stands as a view alone; else codes + view.
@@ -36,7 +37,7 @@ class Conversations:
     def __init__(
         self,
         layout: Layout,
-        text: TextTokenizer,
+        text: TextTokenizer | PublishedTokenizer,
         codec: Codec,
         *,
         user_views: float = 0.6,
@@ -83,7 +84,8 @@ class Conversations:
         rng: random.Random,
     ) -> Encoded:
         drawn_only = sample.task in ("draw", "render") and rng.random() < self.dropout
-        as_view = sample.task != "dialogue" and rng.random() < self.user_views
+        seen = self.layout.views
+        as_view = sample.task != "dialogue" and rng.random() < self.user_views and seen
         turns, views = [], []
         for turn in sample.turns:
             parts: list[Text | Picture] = []
@@ -92,7 +94,8 @@ class Conversations:
                     parts.append(Text(tuple(self.text.ids(part))))
                     continue
                 if turn.role == "assistant":  # drawn: read back as it will look
-                    reread = sample.task != "render"  # nothing follows that could use it
+                    # after a "render" nothing follows that could use it
+                    reread = sample.task != "render" and self.layout.reread
                     parts.append(Picture(codes[index], view=reread))
                     if reread:
                         views.append(rebuilt[index])
@@ -100,8 +103,9 @@ class Conversations:
                     picture = render(scenes[index])
                     if as_view and rng.random() < 0.25:
                         picture = shifted(picture, self.shift, rng)
-                    parts.append(Picture(None if as_view else codes[index]))
-                    views.append(to_tensor(picture[None])[0].to(self.device))
+                    parts.append(Picture(None if as_view else codes[index], view=seen))
+                    if seen:
+                        views.append(to_tensor(picture[None])[0].to(self.device))
                 index += 1
             turns.append(Turn(turn.role, tuple(parts)))
         if drawn_only:

@@ -63,6 +63,22 @@ class Team:
         distributed.all_reduce(sums)
         return dict(zip(sorted(values), sums.tolist(), strict=True))
 
+    def told(self, value: int) -> int:
+        """The leader's value."""
+        if self.size == 1:
+            return value
+        box = torch.tensor([value])
+        distributed.broadcast(box, 0)
+        return int(box)
+
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Every process's tensor, all of one size, in order."""
+        if self.size == 1:
+            return [tensor]
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        distributed.all_gather(found, tensor)
+        return found
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
@@ -83,15 +99,20 @@ def team() -> Team:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return Team()
     if not distributed.is_initialized():
+        own = int(os.environ.get("LOCAL_RANK", 0))
+        if own < torch.cuda.device_count():
+            torch.cuda.set_device(own)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         )
     return Team(distributed.get_rank(), distributed.get_world_size())
 
 
-def own_device(device: str) -> str:
-    """The device of this process: "cuda" becomes the one that torchrun gave it."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
+def own_device(device: str | None) -> str:
+    """The device of this process, by default a GPU if there is one: "cuda" becomes the one that
+    torchrun gave it."""
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if chosen == "cuda" else chosen
 
 
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

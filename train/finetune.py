@@ -7,6 +7,7 @@ an adapter folder in peft's format, or a whole model.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from peft import PeftModel
 
 from unified import adapters
 from unified.handle import Unified
+from unified.train.distributed import team
 from unified.train.loop import fit
+from unified.train.meter import Estimate, estimate
 from unified.train.prefer import PreferenceStage
 from unified.train.readers import Records
 from unified.train.records import DataError
@@ -32,13 +35,20 @@ def check(stage: TuningStage, most: int = 64) -> dict[str, float]:
     """Look at the first records before any weight is touched.
 
     Returns:
-        records, tokens (mean of a record), learnt (share of them), parameters (trained), share (of
-        all parameters), steps.
+        records, unreadable (of those looked at), tokens (mean of a record), learnt (share of them),
+        parameters (trained), share (of all parameters), steps.
 
     Raises:
-        DataError: no record carries loss, or one cannot be encoded.
+        DataError: no record carries loss, or more cannot be encoded than may be set aside.
     """
-    looked = [stage.record(index) for index in range(min(most, len(stage.data)))]
+    looked, failed = [], []
+    for index in range(min(most, len(stage.data))):
+        try:
+            looked.append(stage.record(index))
+        except (ValueError, OSError) as error:
+            failed.append(error)
+    if len(failed) > stage.config.loop.unreadable * len(stage.data):
+        raise failed[0]
     learnt = sum(sum(encoded.loss[1:]) for encoded in looked)
     if not learnt:
         raise DataError(
@@ -49,9 +59,19 @@ def check(stage: TuningStage, most: int = 64) -> dict[str, float]:
     trained = sum(p.numel() for p in stage.model.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in stage.handle.model.parameters())
     return {
-        "records": len(stage.data), "tokens": tokens / len(looked), "learnt": learnt / tokens,
-        "parameters": trained, "share": trained / whole, "steps": stage.config.loop.steps,
+        "records": len(stage.data), "unreadable": len(failed), "tokens": tokens / len(looked),
+        "learnt": learnt / tokens, "parameters": trained, "share": trained / whole,
+        "steps": stage.config.loop.steps,
     }  # fmt: skip
+
+
+def estimated(stage: TuningStage) -> Estimate:
+    """What the tuning will take, measured on one micro-batch."""
+    began = time.perf_counter()
+    batch = stage.batch(0)
+    making = time.perf_counter() - began
+    return estimate(stage, stage.config.loop, batch, stage.device, processes=team().size,
+                    making=making)  # fmt: skip
 
 
 def prepare(
@@ -81,6 +101,8 @@ def prepare(
         return SupervisedStage(handle, model, data, config, seed, device)
     if not isinstance(model, PeftModel) or config.toybox:
         raise ValueError("preference data are learnt by an adapter (lora), and alone (no toybox)")
+    if config.loop.zero and team().size > 1:
+        raise ValueError("preference data are learnt by several processes without ZeRO: zero=0")
     return PreferenceStage(handle, model, data, config, seed, device)
 
 
@@ -91,22 +113,27 @@ def finetune(stage: TuningStage, folder: Path, *, progress: bool = True) -> Path
         The folder of the adapter (folder/adapter) or of the whole model (folder/model).
     """
     handle, config, data = stage.handle, stage.config, stage.data
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {**config.model_dump(), "data": data.path, "fingerprint": data.fingerprint,
                 "model": handle.source, "revision": handle.revision,
                 "seed": stage.seed}  # fmt: skip
-    _same(folder / "finetune.yaml", settings)
+    crew = team()
+    with crew.leader_first():
+        if crew.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+        _same(folder / "finetune.yaml", settings, crew.leads)
+    stage.quarantine.keep(folder / "quarantine.jsonl", crew.leads)
     fit(stage, config.loop, folder, name="finetune", seed=stage.seed, device=stage.device,
         progress=progress)  # fmt: skip
-    if config.lora is None:
-        handle.save(folder / "model")
-        return folder / "model"
-    assert isinstance(stage.model, PeftModel)
-    adapters.save(stage.model, folder / "adapter", handle.source)
-    return folder / "adapter"
+    made = folder / ("model" if config.lora is None else "adapter")
+    if crew.leads and isinstance(stage.model, PeftModel):
+        adapters.save(stage.model, made, handle.source)
+    elif crew.leads:
+        handle.save(made)
+    crew.wait()
+    return made
 
 
-def _same(path: Path, settings: dict[str, Any]) -> None:
+def _same(path: Path, settings: dict[str, Any], writes: bool) -> None:
     """Write the settings of a run, or see that a run that is gone on with had the same data and
     model.
 
@@ -120,7 +147,8 @@ def _same(path: Path, settings: dict[str, Any]) -> None:
                 what = "data" if key == "fingerprint" else "model"
                 raise ValueError(f"{path.parent}: a run on another {what} stands there; name "
                                  "another folder with --out")  # fmt: skip
-    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    if writes:
+        path.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
 def stage_share(config: TuningConfig) -> float:
@@ -132,5 +160,7 @@ def described(values: dict[str, float]) -> Iterator[str]:
     """What `check` found, in lines for people."""
     yield f"{values['records']:.0f} records of {values['tokens']:.0f} tokens, of which " \
           f"{values['learnt']:.0%} are learnt"  # fmt: skip
+    if values["unreadable"]:
+        yield f"{values['unreadable']:.0f} of the first ones cannot be read; they will be set aside"
     yield f"{values['parameters'] / 1e6:.2f}M parameters are trained, {values['share']:.1%} of " \
           f"all, for {values['steps']:.0f} steps"  # fmt: skip

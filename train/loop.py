@@ -9,63 +9,46 @@ micro-batches (`distributed.py`). Knows nothing of pictures or words.
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from traceback import clear_frames
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from unified import checkpoint
-from unified.precision import autocast
+from unified.train import states
 from unified.train.distributed import Team, team
 from unified.train.guards import Stopped, Termination, alone
-from unified.train.muon import Muon
-from unified.train.plots import curves
+from unified.train.journal import Journal
+from unified.train.meter import Meter, estimate, peak_flops
+from unified.train.optimize import (
+    Replica,
+    freeze,
+    learning_rate,
+    optimizers,
+    recompute,
+    update,
+)
+from unified.train.settings import LoopConfig
+
+if TYPE_CHECKING:
+    from unified.train.zero import Sharded
+
+__all__ = ["COLUMNS", "LoopConfig", "Stage", "fit", "learning_rate", "optimizers", "update"]
 
 PATIENT = 60  # seconds that a data worker may take for a batch
 PATIENCE = 10  # steps in a row without finite gradients
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
            TimeRemainingColumn())  # fmt: skip
-
-
-class LoopConfig(BaseModel):
-    """How long and how fast. Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    warmup: int = 100
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    decay: int = 0  # last steps of a wsd schedule
-    final_rate: float = 0.05  # of the peak, at the end
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    freeze: list[str] = []  # modules or parameters that stay as they are, by name
-    rates: dict[str, float] = {}  # of modules or parameters, beside the learning rate
-    recompute: bool = False  # activations of the decoder's blocks: less memory, a third more time
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    # of the matrix products; weights and moments stay fp32. "auto": bf16 where it is native
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    workers: int = Field(default=0, ge=0)  # processes that make batches; 0 makes them in line
-    save_every: int = 250
-    log_every: int = 10
-    sample_every: int = 500
-    keep: int = 2
 
 
 class Stage(Protocol):
@@ -82,91 +65,6 @@ class Stage(Protocol):
     def loss(self, part: Any, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """One micro-batch's share of the loss, and its shares of named values; they add up."""
         ...
-
-
-def learning_rate(config: LoopConfig, step: int) -> float:
-    """Linear warm-up, then cosine over the rest, or constant with a linear decay at the end.
-
-    The constant one (WSD, https://arxiv.org/abs/2404.06395) is the same up to its decay however
-    many steps are to come: a run can be made longer from a checkpoint before the decay.
-    """
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    if config.schedule == "cosine":
-        done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
-        share = 0.5 * (1 + math.cos(math.pi * done))
-    else:
-        share = min(1.0, (config.steps - step) / max(1, config.decay))
-    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * share)
-
-
-def optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon (https://arxiv.org/abs/2502.16982) for the matrices of transformer
-    blocks and AdamW for the rest; weight decay on matrices only. Each group holds its share of the
-    learning rate as "share".
-
-    Raises:
-        ValueError: `freeze` or `rates` name what the model does not have, or nothing is left.
-    """
-    _freeze(model, config.freeze)
-    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            hidden = config.optimizer == "muon" and p.ndim == 2 and _inside(name)
-            decay = config.weight_decay if p.ndim >= 2 else 0.0
-            groups.setdefault((hidden, decay, _share(name, config.rates)), []).append(p)
-    if not groups:
-        raise ValueError("nothing is left to train: every parameter is frozen")
-    for name in config.rates:
-        _known(name, model)
-    groups = dict(sorted(groups.items(), key=lambda entry: (-entry[0][1], entry[0][2])))
-    rate = config.learning_rate
-    adamw: list[dict[str, Any]]
-    muon: list[dict[str, Any]]
-    adamw, muon = (
-        [
-            {"params": parameters, "weight_decay": decay, "share": share}
-            for (hidden, decay, share), parameters in groups.items()
-            if hidden == wanted
-        ]
-        for wanted in (False, True)
-    )
-    found: list[torch.optim.Optimizer] = []
-    if adamw:
-        found.append(torch.optim.AdamW(adamw, lr=rate, betas=config.betas))
-    if muon:
-        found.append(Muon(muon, lr=rate, weight_decay=config.weight_decay))
-    return found
-
-
-def _freeze(model: nn.Module, names: list[str]) -> None:
-    for name in names:
-        _known(name, model)
-        for own, parameter in model.named_parameters():
-            if _below(own, name):
-                parameter.requires_grad_(False)
-
-
-def _below(own: str, name: str) -> bool:
-    """Whether a parameter is the one of that name or in the module of that name."""
-    return own == name or own.startswith(f"{name}.")
-
-
-def _known(name: str, model: nn.Module) -> None:
-    if not any(_below(own, name) for own, _ in model.named_parameters()):
-        known = ", ".join(child for child, _ in model.named_children())
-        raise ValueError(f"the model has no part {name!r}; its parts are {known}")
-
-
-def _share(own: str, rates: dict[str, float]) -> float:
-    """Of the learning rate: that of the longest name that fits, 1 without any."""
-    fitting = [name for name in rates if _below(own, name)]
-    return rates[max(fitting, key=len)] if fitting else 1.0
-
-
-def _inside(name: str) -> bool:
-    """Whether a parameter belongs to a transformer block, and not to an embedding or a head."""
-    return ".layers." in name or ".blocks." in name
 
 
 def fit(
@@ -203,84 +101,105 @@ def fit(
         if config.workers:
             held.enter_context(_worker_deaths())
         torch.manual_seed(seed)
+        freeze(stage.model, config.freeze)
         if config.recompute:
-            _recompute(stage.model)
-        steppers = optimizers(stage.model, config)
+            recompute(stage.model)
         root = folder / "checkpoints"
-        first = _resume(stage.model, steppers, root)
-        journal = held.enter_context(_Journal(folder, first, crew.leads))
+        first, saved = states.resume(stage.model, root, crew)
+        journal = held.enter_context(Journal(folder, first, crew.leads, config.loggers))
         quiet = not (progress and crew.leads)
-        bar = held.enter_context(Progress(*COLUMNS, console=Console(stderr=True), disable=quiet))
+        screen = Console(stderr=True, quiet=quiet)
+        ready = _Ready(stage, first, config.steps)
+        meter = _meter(stage, config, device, crew, ready, screen)
+        trainer = _trainer(stage, config, crew, device)
+        trainer.load(saved)
+        states.set_rng(saved, crew, device)
+        del saved  # as large as all the rest
+        bar = held.enter_context(Progress(*COLUMNS, console=screen, disable=quiet))
         task = bar.add_task(name, total=config.steps, completed=first)
-        bad, skipped, seen, clock = 0, 0, 0, time.perf_counter()
-        batches = held.enter_context(closing(_batches(stage, first, config, device)))
+        bad, skipped = 0, 0
+        batches = held.enter_context(closing(_batches(ready, config, device)))
+        meter.start()
         for step, batch in batches:
             rate = learning_rate(config, step)
             stage.model.train()
-            total: Counter[str] = Counter()
-            for part in crew.share(batch):
-                with autocast(device, config.precision):
-                    loss, values = stage.loss(part, step)
-                loss.backward()
-                total.update({"loss": loss.item(), **values})
-            norm = update(stage.model, steppers, rate, config.clip, crew)
+            total = trainer.learn(batch, step)
+            norm = trainer.update(step, rate)
             bad = 0 if math.isfinite(norm) else bad + 1
             skipped += bad > 0
             if bad == PATIENCE:
                 raise FloatingPointError(
                     f"{name}: gradients not finite for {PATIENCE} steps; last {step}"
                 )
-            seen += config.batch_size
+            meter.add(config.batch_size, crew.share(batch))
             done = step + 1
             last = done == config.steps
             if done % config.log_every == 0 or last:
-                now = time.perf_counter()
-                row = {**crew.add_values(dict(total)), "norm": norm, "rate": rate,
-                       "samples_per_second": seen / (now - clock)}  # fmt: skip
-                seen, clock = 0, now
+                sums = crew.add_values({**total, **meter.counts()})
+                rates = meter.rates({name: sums.pop(name) for name in meter.counts()})
+                row = {**sums, "norm": norm, "rate": rate, **rates}
                 journal.write(done, row | ({"skipped": skipped} if skipped else {}))
-                bar.update(task, description=f"{name} loss {row['loss']:.3f}")
+                bar.update(task, description=_described(name, row))
             bar.update(task, completed=done)
             stopping = crew.add_values({"asked": termination.asked})["asked"] > 0
             if done % config.save_every == 0 or last or stopping:
+                states.save(trainer, root, done, crew, device)
                 if crew.leads:
-                    _save(stage.model, steppers, root, done)
                     checkpoint.rotate(root, config.keep)
-                crew.wait()
             if stopping and not last:
                 raise Stopped(f"{name}: stopped and saved after step {done} of {config.steps}; "
                               "the same command goes on from there")  # fmt: skip
-            if on_sample is not None and crew.leads and (done % config.sample_every == 0 or last):
+            if on_sample is not None and (done % config.sample_every == 0 or last):
                 stage.model.eval()
-                journal.write(done, on_sample(done))
-                clock = time.perf_counter()
+                on_gpu = [device] if device.startswith("cuda") else []
+                with trainer.whole(), torch.random.fork_rng(on_gpu):
+                    journal.write(done, on_sample(done) if crew.leads else {})
+                meter.start()
+        trainer.finish()
     stage.model.eval()
 
 
-def update(
-    model: nn.Module, steppers: list[torch.optim.Optimizer], rate: float, clip: float, crew: Team
-) -> float:
-    """One update from the gradients that lie in the parameters; their norm before clipping."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if crew.size > 1:  # a process whose micro-batches lack a kind has no gradient for its part
-        for p in trained:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        crew.add(p.grad for p in trained if p.grad is not None)
-    norm = float(nn.utils.clip_grad_norm_(trained, clip))
-    if math.isfinite(norm):
-        for stepper in steppers:
-            for group in stepper.param_groups:
-                group["lr"] = rate * group["share"]
-            stepper.step()
-    model.zero_grad(set_to_none=True)
-    return norm
+def _trainer(stage: Stage, config: LoopConfig, crew: Team, device: str) -> Replica | Sharded:
+    if config.zero:
+        from unified.train.zero import Sharded  # DeepSpeed: only where it is asked for
+
+        return Sharded(stage, config, crew, device)
+    return Replica(stage, config, crew, device)
 
 
-def _recompute(model: nn.Module) -> None:
-    """Keep no activations inside the decoder's blocks; the backward pass makes them again."""
-    if not getattr(model, "supports_gradient_checkpointing", False):
-        raise ValueError("recompute: this model's blocks cannot be computed twice")
-    model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+class _Ready:
+    """A stage whose first batch is made once, for the estimate and for the step."""
+
+    def __init__(self, stage: Stage, first: int, steps: int):
+        began = time.perf_counter()
+        self.stage, self.first = stage, first
+        self.made = stage.batch(first) if first < steps else []
+        self.seconds = time.perf_counter() - began
+
+    def batch(self, step: int) -> list[Any]:
+        made, self.made = self.made, []  # handed out once: it is not to stay in memory
+        return made if step == self.first and made else self.stage.batch(step)
+
+
+def _meter(
+    stage: Stage, config: LoopConfig, device: str, crew: Team, ready: _Ready, screen: Console
+) -> Meter:
+    """What the rest of the run will take, told before its first step, and what measures it."""
+    if not ready.made:
+        return Meter(0.0, 0.0)
+    found = estimate(stage, config, ready.made, device, processes=crew.size, first=ready.first,
+                     making=ready.seconds)  # fmt: skip
+    for line in found.lines():
+        screen.print(line, highlight=False, soft_wrap=True)
+    return Meter(found.flops, peak_flops(device, config.precision) if found.flops else 0.0)
+
+
+def _described(name: str, row: dict[str, float]) -> str:
+    """The line before the bar: the loss, tokens a second, the share of the peak that is used."""
+    words = f"{name} loss {row['loss']:.3f}"
+    if "tokens_per_second" in row:
+        words += f" · {row['tokens_per_second']:,.0f} tokens/s"
+    return words + (f" · MFU {row['mfu']:.0%}" if "mfu" in row else "")
 
 
 def _keep_freed_memory() -> None:
@@ -295,25 +214,25 @@ def _keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
-def _batches(
-    stage: Stage, first: int, config: LoopConfig, device: str
-) -> Generator[tuple[int, list[Any]]]:
+def _batches(ready: _Ready, config: LoopConfig, device: str) -> Generator[tuple[int, list[Any]]]:
     """Every step's batch, the same and in the same order however it is made: by worker processes,
     a step ahead on a GPU, or in line on a CPU (a second thread's OpenMP team would spin against
     the first one's)."""
+    first = ready.first
     if config.workers:
-        yield from _from_workers(stage, first, config)
+        ready.made = []  # workers make their own
+        yield from _from_workers(ready.stage, first, config)
         return
     if device == "cpu":
         for step in range(first, config.steps):
-            yield step, stage.batch(step)
+            yield step, ready.batch(step)
         return
     with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(stage.batch, first)
+        following = ahead.submit(ready.batch, first)
         for step in range(first, config.steps):
             batch = following.result()
             if step + 1 < config.steps:
-                following = ahead.submit(stage.batch, step + 1)
+                following = ahead.submit(ready.batch, step + 1)
             yield step, batch
 
 
@@ -323,9 +242,12 @@ class _Pools(Dataset):
     def __init__(self, stage: Stage):
         self.stage, self.size = stage, int(getattr(stage, "pool", 1))
 
-    def __getitem__(self, pool: int) -> list[tuple[int, list[Any]]]:
+    def __getitem__(self, pool: int) -> list[tuple[int, list[Any]]] | ValueError:
         steps = range(pool * self.size, (pool + 1) * self.size)
-        return [(step, self.stage.batch(step)) for step in steps]
+        try:
+            return [(step, self.stage.batch(step)) for step in steps]
+        except ValueError as error:  # as it is: the loader would wrap it in a worker's traceback
+            return error
 
 
 def _from_workers(stage: Stage, first: int, config: LoopConfig) -> Iterator[tuple[int, list[Any]]]:
@@ -334,6 +256,8 @@ def _from_workers(stage: Stage, first: int, config: LoopConfig) -> Iterator[tupl
     loader = DataLoader(pools, batch_size=None, sampler=order, num_workers=config.workers,
                         timeout=PATIENT, multiprocessing_context="fork")  # fmt: skip
     for made in loader:
+        if isinstance(made, ValueError):
+            raise made
         yield from (each for each in made if first <= each[0] < config.steps)
 
 
@@ -350,86 +274,3 @@ def _worker_deaths() -> Iterator[None]:
             f"a data worker died, or made nothing for {PATIENT} seconds; the run goes on from its "
             "last checkpoint, and with loop.workers=0 the reason is seen"
         ) from None
-
-
-class _Journal:
-    """Named values by step: JSON lines, TensorBoard and, at the end, curves. What a killed run
-    wrote past its last checkpoint is dropped on resume. Only the leading process writes."""
-
-    def __init__(self, folder: Path, first: int, writes: bool):
-        self.folder, self.path, self.writes = folder, folder / "log.jsonl", writes
-        if not writes:
-            return
-        from torch.utils.tensorboard import SummaryWriter  # a second to import: only when training
-
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
-        if self.path.exists():
-            lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= first]
-            self.path.write_text("".join(line + "\n" for line in kept))
-
-    def write(self, step: int, row: dict[str, float]) -> None:
-        if not self.writes or not row:
-            return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **row}) + "\n")
-        for key, value in row.items():
-            self.board.add_scalar(key, value, step)
-
-    def __enter__(self) -> _Journal:
-        return self
-
-    def __exit__(self, kind: Any, *_: object) -> None:
-        if self.writes:
-            self.board.close()
-            if kind is None and self.path.exists():
-                curves(self.path, self.folder / "curves.png")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return math.inf  # a line cut off by the kill
-
-
-def _state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All of a model that training changes: no frozen parameter."""
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    return {name: value for name, value in model.state_dict().items() if name not in frozen}
-
-
-def _save(model: nn.Module, steppers: list[torch.optim.Optimizer], root: Path, step: int) -> None:
-    tensors = {f"model.{k}": v for k, v in _state(model).items()}
-    for number, stepper in enumerate(steppers):
-        for index, entry in stepper.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{index}.{k}": v for k, v in entry.items()}
-    tensors["rng"] = torch.get_rng_state()
-    # tied weights share memory, which safetensors refuses: store copies
-    checkpoint.save(root, step, {k: v.clone() for k, v in tensors.items()}, {"step": step})
-
-
-def _resume(model: nn.Module, steppers: list[torch.optim.Optimizer], root: Path) -> int:
-    """Load the newest valid checkpoint into model and optimizers; the step to go on from."""
-    folder = checkpoint.latest(root)
-    if folder is None:
-        return 0
-    tensors, state = checkpoint.load(folder)
-    state_of_model = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-    differing = state_of_model.keys() ^ _state(model).keys()
-    if differing:
-        raise ValueError(
-            f"{folder}: trains another set of weights than this run ({min(differing)}); give this "
-            "one another folder (--out)"
-        )
-    model.load_state_dict(state_of_model, strict=False)
-    moments: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in steppers]
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, number, index, what = key.split(".")
-            moments[int(number)].setdefault(int(index), {})[what] = value
-    for stepper, state_of in zip(steppers, moments, strict=True):
-        groups = stepper.state_dict()["param_groups"]
-        stepper.load_state_dict({"state": state_of, "param_groups": groups})
-    torch.set_rng_state(tensors["rng"])
-    return int(state["step"])

@@ -1,4 +1,4 @@
-"""Train the model: the stages `pretrain`, `chat` and `refine` of a recipe, and assembling it."""
+"""The model of a recipe: building it, a stage of its training, and assembling it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from unified import attention
+from unified import adapters, attention
 from unified.configuration import UnifiedConfig
 from unified.engine import Engine, Request
 from unified.handle import Unified
@@ -19,15 +19,30 @@ from unified.processing import UnifiedImageProcessor, UnifiedProcessor
 from unified.sampling import Sampling
 from unified.sequence import Text, Turn
 from unified.tokenizers.codec import Codec
-from unified.tokenizers.text import TextTokenizer
+from unified.tokenizers.text import PublishedTokenizer, TextTokenizer
 from unified.toybox.samples import sample
+from unified.train.ability import perplexity
 from unified.train.batches import Batch, Batcher
 from unified.train.conversations import POOL, Conversations, mixed
-from unified.train.loop import LoopConfig, fit
+from unified.train.loop import LoopConfig, Stage, fit
+from unified.train.pretrained import fill_tower, settings_of, siglip_sizes, source_of
+from unified.train.tuning import Lora
+from unified.vocabulary import CONTROL, VIEW
 
 
 class ModelConfig(BaseModel):
-    """Sizes of the model; keys of the three parts are those of their configurations."""
+    """Sizes of the model; keys of the three parts are those of their configurations.
+
+    Attributes:
+        decoder: or {from: DIR}, a causal LM of transformers that it starts from, whose tokenizer is
+            that of text, too.
+        vision: or {from: DIR}, a SigLIP that the understanding encoder starts from.
+        reread: what was drawn is read back as a view.
+        decoupled: whether pictures are seen by an encoder of their own. If not, one path serves
+            both sides: what is seen stands as the codes that would draw it.
+        shared_codes: codes are rows of the decoder's own embedding and head, as in SEED-LLaMA, and
+            have no embedding, aligner and head besides, as in Janus.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,6 +50,22 @@ class ModelConfig(BaseModel):
     vision: dict[str, Any] = {}
     image: dict[str, Any] = {}
     user_picture: str = "codes+view"
+    reread: bool = True
+    decoupled: bool = True
+    shared_codes: bool = False
+
+    def ids(self, words: int, codes: int) -> dict[str, Any]:
+        """How ids are numbered, by keys of `UnifiedConfig`: `words` of text, rows of shared codes,
+        control tokens, then the codes."""
+        size = words + codes if self.shared_codes else words
+        if self.decoupled:
+            return {"text_size": size, "reread": self.reread}
+        names = [name for name in CONTROL if name not in VIEW]
+        return {
+            "text_size": size + len(names),
+            "control_ids": {name: size + k for k, name in enumerate(names)},
+            "reread": False,
+        }
 
 
 class StageConfig(BaseModel):
@@ -43,7 +74,7 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     loop: LoopConfig
-    mix: dict[str, float]  # weight of each toybox task
+    mix: dict[str, float]  # weight of each toybox task and of each named source of the recipe
     first_sample: int = 0  # of every task: a later stage goes on where an earlier one stopped
     micro_batch: int = 16  # rows that are computed at once
     pack: int | None = Field(default=None, ge=16)  # tokens of a row that several samples share
@@ -51,51 +82,92 @@ class StageConfig(BaseModel):
     dropout: float = 0.1  # share of drawings without their condition
     user_views: float = Field(default=0.6, ge=0, le=1)
     shift: int = 3
+    lora: Lora | None = None  # train an adapter, which is merged at the end; else the weights
 
 
 def build(
-    config: ModelConfig, text: TextTokenizer, codec: Codec, seed: int, device: str
+    config: ModelConfig,
+    text: TextTokenizer | PublishedTokenizer,
+    codec: Codec,
+    seed: int,
+    device: str,
 ) -> UnifiedForConditionalGeneration:
-    """A new model for these tokenizers, its weights drawn from `seed`."""
-    torch.manual_seed(seed)
+    """A new model for these tokenizers, its weights drawn from `seed` where no part brings its own.
+
+    Raises:
+        ValueError: sizes that do not fit, or a directory that a part cannot start from.
+    """
+    lm, sizes = settings_of(config.decoder)
+    tower, seen = source_of("vision", config.vision)
     spec = codec.spec
+    vision = {"image_size": spec.image_size[0], **seen}
+    if tower is not None:
+        width = sizes["hidden_size"]
+        own = siglip_sizes(tower)
+        if own["image_size"] != vision["image_size"]:
+            raise ValueError(f"model.vision.from: {tower} sees {own['image_size']} pixels a side,"
+                             f" the codec draws {vision['image_size']}")  # fmt: skip
+        vision = {**own, **vision, "projection_dim": width}
+    image = {"codebooks": list(spec.codebooks), "books": list(spec.books), **config.image}
+    words = lm.rows if lm is not None else text.vocab_size
+    if config.shared_codes:
+        image["shared"] = words
+    torch.manual_seed(seed)
     unified = UnifiedConfig(
-        text_config=config.decoder,
-        vision_config={"image_size": spec.image_size[0], **config.vision},
-        image_config={
-            "codebooks": list(spec.codebooks),
-            "books": list(spec.books),
-            **config.image,
-        },
-        text_size=text.vocab_size,
-        user_picture=config.user_picture,
+        text_config=sizes,
+        vision_config=vision,
+        image_config=image,
+        user_picture=config.user_picture if config.decoupled else "codes",
+        **config.ids(words, spec.codebook_size),
     )
     unified._attn_implementation = attention.implementation(device)
-    return UnifiedForConditionalGeneration(unified).to(device)
+    model = UnifiedForConditionalGeneration(unified)
+    if lm is not None:
+        lm.fill(model)
+    if tower is not None:
+        fill_tower(model, tower)
+    return model.to(device)
+
+
+def conversations(
+    config: StageConfig,
+    model: UnifiedForConditionalGeneration,
+    text: TextTokenizer | PublishedTokenizer,
+    codec: Codec,
+    device: str,
+) -> Conversations:
+    """Toybox conversations as a stage has them."""
+    return Conversations(
+        model.config.layout,
+        text,
+        codec,
+        user_views=config.user_views,
+        shift=config.shift,
+        dropout=config.dropout,
+        device=device,
+    )
 
 
 class ModelStage:
-    """Next-token loss over toybox conversations, codes and words in one mean."""
+    """Next-token loss over toybox conversations, codes and words in one mean.
+
+    Args:
+        trained: an adapter around `model`, where that is what learns.
+    """
 
     def __init__(
         self,
         config: StageConfig,
         model: UnifiedForConditionalGeneration,
-        text: TextTokenizer,
+        text: TextTokenizer | PublishedTokenizer,
         codec: Codec,
         seed: int,
         device: str,
+        trained: torch.nn.Module | None = None,
     ):
-        self.config, self.model, self.seed, self.device = config, model, seed, device
-        self.conversations = Conversations(
-            model.config.layout,
-            text,
-            codec,
-            user_views=config.user_views,
-            shift=config.shift,
-            dropout=config.dropout,
-            device=device,
-        )
+        self.config, self.base, self.seed, self.device = config, model, seed, device
+        self.model = model if trained is None else trained
+        self.conversations = conversations(config, model, text, codec, device)
         vocabulary = model.config.layout.vocabulary
         self.batcher = Batcher(vocabulary, config.micro_batch, config.pack, device)
         size = config.loop.batch_size
@@ -122,7 +194,7 @@ class ModelStage:
         return self._pool[1][place]
 
     def loss(self, part: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        return next_token_loss(self.model, part, self.config.text_weight)
+        return next_token_loss(self.base, part, self.config.text_weight)
 
 
 def next_token_loss(
@@ -139,27 +211,45 @@ def next_token_loss(
     }
 
 
+def adapted(
+    config: StageConfig, model: UnifiedForConditionalGeneration, seed: int
+) -> torch.nn.Module:
+    """What a stage trains: the model, or an adapter that is put on it in place."""
+    if config.lora is None:
+        return model
+    lora = config.lora
+    torch.manual_seed(seed)
+    return adapters.create(
+        model, lora.targets, lora.whole, "", r=lora.rank, lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout, use_dora=lora.dora, use_rslora=lora.rslora,
+    )  # fmt: skip
+
+
 def train_stage(
     name: str,
+    stage: Stage,
     config: StageConfig,
-    model: UnifiedForConditionalGeneration,
-    text: TextTokenizer,
-    codec: Codec,
+    engine: Engine,
+    text: TextTokenizer | PublishedTokenizer,
     folder: Path,
     *,
     seed: int,
     device: str,
+    words: list[int] | None = None,
     progress: bool = True,
 ) -> None:
-    """Run one stage on `model`, in place."""
-    stage = ModelStage(config, model, text, codec, seed, device)
-    engine = Engine(model, codec)
+    """Run one stage on its model, in place; `engine` draws samples with it.
+
+    Args:
+        words: ids of a text whose perplexity is logged beside the samples.
+    """
 
     def show(step: int) -> dict[str, float]:
-        target = folder / "samples" / f"step-{step:06d}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sheet(engine, text, seed=seed).save(target)
-        return {}
+        if engine.codec.decodes:
+            target = folder / "samples" / f"step-{step:06d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sheet(engine, text, seed=seed).save(target)
+        return {"text_perplexity": perplexity(engine.model, words)} if words else {}
 
     fit(
         stage,
@@ -173,7 +263,9 @@ def train_stage(
     )
 
 
-def sheet(engine: Engine, text: TextTokenizer, *, seed: int, count: int = 12) -> Image.Image:
+def sheet(
+    engine: Engine, text: TextTokenizer | PublishedTokenizer, *, seed: int, count: int = 12
+) -> Image.Image:
     """Drawings for held-out prompts, the prompt under each picture."""
     prompts = []
     for index in range(count):
@@ -192,7 +284,7 @@ def sheet(engine: Engine, text: TextTokenizer, *, seed: int, count: int = 12) ->
 
 def assemble(
     model: UnifiedForConditionalGeneration,
-    text: TextTokenizer,
+    text: TextTokenizer | PublishedTokenizer,
     codec: Codec,
     sampling: dict[str, Any],
     training: dict[str, Any],

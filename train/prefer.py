@@ -17,6 +17,7 @@ from unified.modeling import UnifiedForConditionalGeneration
 from unified.train.batches import Batch, Batcher, Encoded
 from unified.train.encoding import Encoder
 from unified.train.mixture import Epochs
+from unified.train.quarantine import Quarantine
 from unified.train.readers import Records
 from unified.train.records import DataError
 from unified.train.tuning import TuningConfig
@@ -28,6 +29,10 @@ class Pairs:
 
     batch: Batch
     whole: int  # pairs in the whole step
+
+    @property
+    def tokens(self) -> int:
+        return self.batch.tokens
 
 
 def log_probabilities(model: UnifiedForConditionalGeneration, batch: Batch) -> torch.Tensor:
@@ -53,6 +58,7 @@ class PreferenceStage:
         self.handle, self.model, self.data, self.config = handle, model, data, config
         self.seed, self.device, self.encoder = seed, device, Encoder(handle)
         self.epochs = Epochs(len(data), seed)
+        self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
         self.rows = max(2, config.micro_batch // 2 * 2)
         self.batcher = Batcher(handle.layout.vocabulary, self.rows, None, device)
         self._cache: dict[int, tuple[Encoded, Encoded]] = {}
@@ -82,7 +88,7 @@ class PreferenceStage:
     def batch(self, step: int) -> list[Pairs]:
         size = self.config.loop.batch_size
         numbers = range(step * size, (step + 1) * size)
-        pairs = [self.pair(self.epochs.index(number)[1]) for number in numbers]
+        pairs = [self.quarantine.draw(self.epochs, number, self.pair) for number in numbers]
         pairs.sort(key=lambda pair: max(map(len, pair)))
         half = self.rows // 2
         cut = [pairs[first : first + half] for first in range(0, size, half)]

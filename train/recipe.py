@@ -1,6 +1,6 @@
 """Recipes: one YAML file names stages, sizes and schedules; `run` carries them out in order.
 
-    text -> tokenizer -> vision -> pretrain -> chat -> refine -> polish -> model
+    text -> tokenizer -> vision -> align -> pretrain -> chat -> refine -> polish -> sft -> model
 
 Each stage writes to its own folder below the run's and is skipped when it is finished, so that a
 killed run goes on where it stopped. The resolved recipe is saved with the run.
@@ -11,21 +11,33 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from unified.toybox.samples import TASKS
+from unified.train.corpora import (
+    CorporaStage,
+    CorpusConfig,
+    check_names,
+    of_side,
+    same_data,
+    stage_of,
+    without_path,
+)
 from unified.train.distributed import own_device, team
 from unified.train.model import ModelConfig, StageConfig
+from unified.train.pretrained import settings_of, siglip_sizes, source_of
 from unified.train.settings import checked, merge, pair, put, read_yaml
 from unified.train.tokenizer import TokenizerConfig
 from unified.train.vision import VisionConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 PIECES, CODEC = Path("text/tokenizer.model"), Path("tokenizer/model")  # below a run's folder
+ABILITY = "ability.json"
 TOKENIZERS = ("text", "tokenizer")
-STAGES = ("text", "tokenizer", "vision", "pretrain", "chat", "refine", "polish")
+STAGES = ("text", "tokenizer", "vision", "align", "pretrain", "chat", "refine", "polish", "sft")
 
 
 class TextConfig(BaseModel):
@@ -39,26 +51,68 @@ class TextConfig(BaseModel):
 
 class Recipe(BaseModel):
     """A whole training run: the stages that it has a section for, in the order of STAGES. Unknown
-    keys are refused and the known ones listed."""
+    keys are refused and the known ones listed.
+
+    Attributes:
+        codec: the folder of a picture tokenizer, one of ours or a published one, in place of the
+            stage `tokenizer`.
+        data: named sources that the mixtures of stages may hold beside toybox tasks.
+        sides: of all mixtures, only what teaches understanding or only generation is trained: twins
+            of equal size, steps and samples.
+        ability: a text file; the model's perplexity on it is measured before and after each stage.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     seed: int = 0
     text: TextConfig | None = None
-    tokenizer: TokenizerConfig
+    tokenizer: TokenizerConfig | None = None
+    codec: str | None = None
     model: ModelConfig | None = None
     vision: VisionConfig | None = None
+    align: StageConfig | None = None
     pretrain: StageConfig | None = None
     chat: StageConfig | None = None
     refine: StageConfig | None = None
     polish: StageConfig | None = None
+    sft: StageConfig | None = None
+    data: dict[str, CorpusConfig] = {}
+    sides: Literal["both", "understanding", "generation"] = "both"
+    ability: str | None = None
     sampling: dict[str, Any] = {}
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _sources(cls, values: Any) -> Any:
+        """Each by itself, so that an unknown key is named with the known ones."""
+        return {name: checked(CorpusConfig, {"path": value} if isinstance(value, str) else value)
+                for name, value in dict(values).items()}  # fmt: skip
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those of STAGES that this recipe has."""
-        return tuple(name for name in STAGES if getattr(self, name) is not None)
+        """Those of STAGES that this recipe has a section and a use for."""
+        unused = {"tokenizer"} if self.codec else set()
+        if self.model is not None:
+            words = self.tokenizer is not None and self.tokenizer.kind == "seed" and not self.codec
+            if self.model.decoder.get("from") and not words:
+                unused.add("text")
+            if self.sides == "generation" or not self.model.decoupled:
+                unused.add("vision")  # teaches an encoder to understand
+        return tuple(name for name in STAGES if getattr(self, name) and name not in unused)
+
+    def stage(self, name: str) -> StageConfig:
+        """The settings of a stage of the model, its mixture cut down to `sides`.
+
+        Raises:
+            ValueError: a source of the mixture is unknown, or none is of the side.
+        """
+        config: StageConfig = getattr(self, name)
+        try:
+            check_names(config.mix, self.data)
+            return config.model_copy(update={"mix": of_side(config.mix, self.data, self.sides)})
+        except ValueError as error:
+            raise ValueError(f"{name}.{error}") from None
 
 
 def recipes() -> list[str]:
@@ -69,7 +123,8 @@ def recipes() -> list[str]:
 def read(name: str, overrides: list[str] | None = None) -> Recipe:
     """A recipe by name or path, with `key=value` overrides (dotted keys; values are YAML).
 
-    `scale=NAME` applies the recipe's own named set of overrides first.
+    `scale=NAME` applies the recipe's own named set of overrides first; `data.NAME=PATH` says where
+    a source lies.
 
     Raises:
         ValueError: unknown recipe, scale or key; the valid ones are listed.
@@ -79,18 +134,26 @@ def read(name: str, overrides: list[str] | None = None) -> Recipe:
         path = Path(name)
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
             raise ValueError(f"unknown recipe {name!r}; one of {', '.join(recipes())}, or a .yaml")
-    values = read_yaml(path)
+    values = _apart(read_yaml(path))
     scales = values.pop("scales", {})
     pairs = [pair(text) for text in overrides or []]
     for scale in [value for key, value in pairs if key == "scale"]:
         if scale not in scales:
             known = ", ".join(scales) or "none here"
             raise ValueError(f"unknown scale {scale!r}; one of {known}")
-        merge(values, scales[scale])
+        merge(values, _apart(scales[scale]))
     for key, value in pairs:
         if key != "scale":
-            put(values, key, value)
+            source = key.startswith("data.") and key.count(".") == 1 and isinstance(value, str)
+            put(values, f"{key}.path" if source else key, value)
     return checked(Recipe, values)
+
+
+def _apart(values: Any) -> Any:
+    """A copy in which nothing is shared: what YAML's anchors name twice can be set apart."""
+    if isinstance(values, dict):
+        return {key: _apart(value) for key, value in values.items()}
+    return [_apart(value) for value in values] if isinstance(values, list) else values
 
 
 def run(
@@ -113,10 +176,11 @@ def run(
     plan = read(recipe, overrides)
     for name in stages or []:
         if name not in STAGES:
-            raise ValueError(f"unknown stage {name!r}; one of {', '.join(STAGES)}")
+            raise ValueError(f"unknown stage {name!r}; one of {', '.join(plan.stages)}")
         if name not in plan.stages:
             raise ValueError(f"the recipe {plan.name!r} has no stage {name!r}, only "
                              f"{', '.join(plan.stages)}")  # fmt: skip
+    check(plan, stages or list(plan.stages))
     if seed is not None:
         plan.seed = seed
     import torch  # after the cheap checks
@@ -126,7 +190,8 @@ def run(
     crew = team()
     if crew.leads:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(plan.model_dump(), sort_keys=False))
+        settings = plan.model_dump(mode="json")
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     for name in stages or plan.stages:
         began = time.perf_counter()
         if name in TOKENIZERS and crew.size > 1:
@@ -142,6 +207,42 @@ def run(
             with (folder / "times.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
     return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def check(plan: Recipe, stages: list[str]) -> None:
+    """See before any work that what these stages read is there.
+
+    Raises:
+        ValueError: says what to give.
+    """
+    own = [name for name in stages if name not in TOKENIZERS]
+    if not own:
+        return
+    if plan.model is None:
+        raise ValueError(f"the stage {own[0]!r} needs a section model in the recipe")
+    lm, _ = settings_of(plan.model.decoder)
+    if lm is None and plan.text is None:
+        raise ValueError("the recipe needs a text tokenizer: a section text, or a causal LM that"
+                         " has one (--set model.decoder.from=DIR)")  # fmt: skip
+    if plan.model.decoupled:
+        tower, _ = source_of("vision", plan.model.vision)
+        if tower is not None:
+            siglip_sizes(tower)
+    if plan.tokenizer is None and plan.codec is None:
+        raise ValueError("the recipe needs a picture tokenizer: a section tokenizer, or the folder"
+                         " of one that is trained (--set codec=DIR)")  # fmt: skip
+    if plan.codec is not None and not (Path(plan.codec) / "config.json").is_file():
+        raise ValueError(f"codec: {plan.codec} is no folder of a picture tokenizer; `unified "
+                         "tokenizer train` writes one to its run's tokenizer/model")  # fmt: skip
+    if plan.ability is not None and not Path(plan.ability).is_file():
+        raise ValueError(f"ability: {plan.ability} is no file; name one of text")
+    for name in plan.data:
+        if name in TASKS:
+            raise ValueError(f"data.{name}: a toybox task is called so; choose another name")
+    mixed = [source for name in own if name != "vision" for source in plan.stage(name).mix]
+    missing = [name for name in plan.data if name in mixed and plan.data[name].path is None]
+    if missing:
+        raise ValueError(without_path(missing))
 
 
 def _need_one_process(recipe: str, folder: Path) -> None:
@@ -167,6 +268,7 @@ def _tokenizer(plan: Recipe, folder: Path, device: str, progress: bool) -> None:
     from unified.tokenizers.text import TextTokenizer
     from unified.train.tokenizer import train_tokenizer
 
+    assert plan.tokenizer is not None
     text = None
     if plan.tokenizer.kind == "seed":  # learns from words, too
         if plan.text is None:
@@ -179,37 +281,102 @@ def _tokenizer(plan: Recipe, folder: Path, device: str, progress: bool) -> None:
 
 def _model(plan: Recipe, name: str, folder: Path, device: str, progress: bool) -> None:
     """A stage of the model, from where the stage before it ended."""
-    from unified.tokenizers.kinds import load_codec
-    from unified.tokenizers.text import TextTokenizer
-    from unified.train.model import assemble, build, train_stage
+    from unified import attention
+    from unified.modeling import UnifiedForConditionalGeneration
+    from unified.train.ability import text_ids
+    from unified.train.model import assemble, build
     from unified.train.vision import train_vision
 
-    if plan.model is None:
-        raise ValueError(f"the stage {name!r} needs a section model in the recipe")
-    _need(folder / PIECES, "text")
-    _need(folder / CODEC / "config.json", "tokenizer")
-    text, codec = TextTokenizer(str(folder / PIECES)), load_codec(folder / CODEC).to(device)
-    model = build(plan.model, text, codec, plan.seed, device)
+    assert plan.model is not None
+    text, codec = _words(plan, folder), _codec(plan, folder).to(device)
     own = [stage for stage in plan.stages if stage not in TOKENIZERS]
-    if name != own[0]:
-        before = own[own.index(name) - 1]
-        _need(folder / before / "model" / "config.json", before)
-        attention = model.config._attn_implementation
-        start = folder / before / "model"
-        model = type(model).from_pretrained(start, attn_implementation=attention).to(device)
+    if name == own[0]:
+        model = build(plan.model, text, codec, plan.seed, device)
+    else:
+        start = folder / own[own.index(name) - 1] / "model"
+        _need(start / "config.json", own[own.index(name) - 1])
+        model = UnifiedForConditionalGeneration.from_pretrained(
+            start, attn_implementation=attention.implementation(device)
+        ).to(device)
     common: dict[str, Any] = {"seed": plan.seed, "device": device, "progress": progress}
+    words = text_ids(Path(plan.ability), text) if plan.ability else None
+    crew = team()
+    if words and crew.leads:
+        _measure(folder, f"before {name}", model, words)
     if name == "vision":
         assert plan.vision is not None
         train_vision(plan.vision, model, text, folder / name, **common)
     else:
-        train_stage(name, getattr(plan, name), model, text, codec, folder / name, **common)
-    crew = team()
+        _mixture(plan, name, folder / name, model, text, codec, {**common, "words": words})
     if crew.leads:
+        if words:
+            _measure(folder, f"after {name}", model, words)
         model.save_pretrained(folder / name / "model")
         if name == own[-1]:
-            summary = {"recipe": plan.name, "seed": plan.seed, "stages": plan.model_dump()}
+            settings = plan.model_dump(mode="json")
+            summary = {"recipe": plan.name, "seed": plan.seed, "stages": settings}
             assemble(model, text, codec, plan.sampling, summary, folder / "model")
     crew.wait()
+
+
+def _mixture(
+    plan: Recipe, name: str, folder: Path, model: Any, text: Any, codec: Any, common: dict[str, Any]
+) -> None:
+    """Train `model`, in place, on the mixture of a stage; an adapter is kept and merged."""
+    from unified import adapters
+    from unified.handle import Unified
+    from unified.processing import UnifiedProcessor
+    from unified.train.model import adapted, train_stage
+
+    config, leads = plan.stage(name), team().leads
+    handle = Unified(model, UnifiedProcessor.of(model.config, text), codec)
+    corpora = {source: plan.data[source].open(source) for source in config.mix
+               if source in plan.data}  # fmt: skip
+    trained = adapted(config, model, plan.seed)
+    stage = stage_of(config, handle, trained, corpora, plan.seed, common["device"])
+    if isinstance(stage, CorporaStage):
+        if leads:
+            same_data(folder / "data.json", corpora)
+        stage.keep_aside(folder, leads)
+    train_stage(name, stage, config, handle.engine, text, folder, **common)
+    if config.lora is not None:
+        if leads:
+            adapters.save(trained, folder / "adapter", f"{plan.name} before {name}")
+        adapters.merge(trained)
+
+
+def _words(plan: Recipe, folder: Path) -> Any:
+    """The text tokenizer: that of the causal LM which the decoder starts from, or of this run."""
+    from unified.tokenizers.text import TextTokenizer
+
+    assert plan.model is not None
+    lm, _ = settings_of(plan.model.decoder)
+    if lm is not None:
+        return lm.tokenizer()
+    _need(folder / PIECES, "text")
+    return TextTokenizer(str(folder / PIECES))
+
+
+def _codec(plan: Recipe, folder: Path) -> Any:
+    """The picture tokenizer: a given one, or this run's."""
+    from unified.tokenizers.kinds import load_codec
+    from unified.tokenizers.published import load_published
+
+    place = Path(plan.codec) if plan.codec else folder / CODEC
+    _need(place / "config.json", "tokenizer")
+    found = json.loads((place / "config.json").read_text())
+    published = "model_type" in found or "_class_name" in found
+    return load_published(place) if published else load_codec(place)
+
+
+def _measure(folder: Path, when: str, model: Any, words: list[int]) -> None:
+    """Write down what the model can do with text alone."""
+    from unified.train.ability import perplexity
+
+    path = folder / ABILITY
+    rows = json.loads(path.read_text()) if path.is_file() else {}
+    rows[when] = {"text_perplexity": perplexity(model, words), "ids": len(words)}
+    path.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def _need(path: Path, stage: str) -> None:

@@ -1,15 +1,56 @@
 """Settings of a run: a YAML mapping, changed by key=value pairs, checked by a pydantic model whose
-unknown keys are refused with the known ones."""
+unknown keys are refused with the known ones; and those of the loop, which every stage has."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class LoopConfig(BaseModel):
+    """How long and how fast. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup: int = 100
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    decay: int = 0  # last steps of a wsd schedule
+    final_rate: float = 0.05  # of the peak, at the end
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    freeze: list[str] = []  # modules or parameters that stay as they are, by name
+    rates: dict[str, float] = {}  # of modules or parameters, beside the learning rate
+    recompute: bool = False  # activations of the decoder's blocks: less memory, a third more time
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    # of the matrix products; weights and moments stay fp32. "auto": bf16 where it is native
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    workers: int = Field(default=0, ge=0)  # processes that make batches; 0 makes them in line
+    save_every: int = 250
+    log_every: int = 10
+    sample_every: int = 500
+    keep: int = 2
+    ema: float | None = Field(default=None, ge=0, lt=1)  # decay of the weights' moving average
+    zero: Literal[0, 1, 2, 3] = 0  # DeepSpeed's ZeRO: what the processes share out (docs)
+    offload: bool = False  # with zero: moments, and at stage 3 weights, in the host's memory
+    unreadable: float = Field(default=0.01, ge=0, lt=1)  # share of records that may be set aside
+    loggers: list[Literal["tensorboard", "trackio"]] = ["tensorboard"]  # beside log.jsonl
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LoopConfig:
+        if self.offload and not self.zero:
+            raise ValueError("offload is a part of ZeRO: choose zero=1, 2 or 3 with it")
+        if self.zero and self.optimizer == "muon":
+            raise ValueError("muon needs whole matrices, which ZeRO splits: use optimizer=adamw")
+        return self
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -79,4 +120,4 @@ def _plain(error: ValidationError, kind: type[BaseModel]) -> str:
             model = kinds[0] if kinds else model.model_fields[step].annotation
         known = ", ".join(model.model_fields)
         return f"unknown key {'.'.join(where)!r}; one of {known}"
-    return f"{'.'.join(where)}: {first['msg']}"
+    return f"{'.'.join(where)}: {first['msg'].removeprefix('Value error, ')}"

@@ -18,6 +18,7 @@ from unified.train.conversations import POOL, Conversations
 from unified.train.encoding import Encoder
 from unified.train.mixture import Epochs, Mixture
 from unified.train.model import next_token_loss
+from unified.train.quarantine import Quarantine
 from unified.train.readers import Records
 from unified.train.records import DataError
 from unified.train.tuning import TuningConfig
@@ -36,6 +37,7 @@ class SupervisedStage:
         self.seed, self.device, self.encoder = seed, device, Encoder(handle)
         self.mixture = Mixture({"data": config.weight, **config.toybox}, seed)
         self.epochs = Epochs(len(data), seed)
+        self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
         self.toybox = Conversations(
             handle.layout, handle.processor.tokenizer, handle.codec, device=device
         )
@@ -61,7 +63,7 @@ class SupervisedStage:
         rng = random.Random(f"{self.seed}/sample/{number}")
         if name != "data":
             return self.toybox.encode([sample(name, self.seed, own)], rng)[0]
-        encoded = self.record(self.epochs.index(own)[1])
+        encoded = self.quarantine.draw(self.epochs, own, self.record)
         return self._unconditional(encoded) if rng.random() < self.config.dropout else encoded
 
     def record(self, index: int) -> Encoded:

@@ -16,7 +16,7 @@ from torch import nn
 
 from unified.media.pixels import to_tensor
 from unified.modeling import UnifiedForConditionalGeneration
-from unified.tokenizers.text import TextTokenizer
+from unified.tokenizers.text import PublishedTokenizer, TextTokenizer
 from unified.toybox.samples import sample
 from unified.toybox.scene import Scene, render
 from unified.train.loop import LoopConfig, fit
@@ -38,18 +38,19 @@ class VisionStage:
         self,
         config: VisionConfig,
         model: UnifiedForConditionalGeneration,
-        text: TextTokenizer,
+        text: TextTokenizer | PublishedTokenizer,
         seed: int,
         device: str,
     ):
         self.config, self.text, self.seed, self.device = config, text, seed, device
         width = model.config.text_config.hidden_size
-        head = nn.Linear(width, text.vocab_size)
+        self.words = model.config.text_size
+        head = nn.Linear(width, self.words)
         self.model = nn.ModuleDict({"encoder": model.encoder, "head": head}).to(device)
 
     def batch(self, step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         size = self.config.loop.batch_size
-        pictures, bags = [], torch.zeros(size, self.text.vocab_size)
+        pictures, bags = [], torch.zeros(size, self.words)
         for k in range(size):
             asked, told = sample("describe", self.seed, step * size + k).turns
             scene = next(part for part in asked.parts if isinstance(part, Scene))
@@ -76,7 +77,7 @@ class VisionStage:
 def train_vision(
     config: VisionConfig,
     model: UnifiedForConditionalGeneration,
-    text: TextTokenizer,
+    text: TextTokenizer | PublishedTokenizer,
     folder: Path,
     *,
     seed: int,

@@ -46,6 +46,38 @@ def attend(
     return (scores.softmax(-1) @ v).view(batch, heads, length, -1)
 
 
+def attend_last(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """One query a row over all that is cached: softmax(q k' scale + bias) v.
+
+    Args:
+        query: (B, heads, head_dim). key, value: (B, kv_heads, length, head_dim).
+        bias: (B, length), where a row does not see every position.
+
+    Returns:
+        (B, heads * head_dim)
+    """
+    batch, heads, width = query.shape
+    groups = key.shape[1]
+    scale = width**-0.5 if scale is None else scale
+    if query.device.type != "cpu":
+        mask = None if bias is None else bias[:, None, None].to(query.dtype)
+        out = F.scaled_dot_product_attention(
+            query[:, :, None], key, value, mask, scale=scale, enable_gqa=heads > groups
+        )
+        return out.reshape(batch, heads * width)
+    q = (query * scale).reshape(batch * groups, heads // groups, width)
+    scores = torch.bmm(q, key.flatten(0, 1).transpose(1, 2))  # (B * kv_heads, heads a group, K)
+    if bias is not None:
+        scores.view(batch, heads, -1).add_(bias[:, None])
+    return torch.bmm(scores.softmax(-1), value.flatten(0, 1)).view(batch, heads * width)
+
+
 def _products(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -1,6 +1,7 @@
 """Checkpoints that a kill cannot spoil: safetensors, a manifest of hashes, one atomic rename.
 
-A checkpoint is a folder `step-N` with *.safetensors, state.json and manifest.json (written last).
+A checkpoint is a folder `step-N` with state*.safetensors (one for each process that wrote some),
+state.json and manifest.json (written last).
 Discovery trusts only a folder whose manifest is whole and true. Nothing is ever unpickled.
 """
 
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,28 +75,58 @@ def verify(folder: Path, only: tuple[str, ...] | None = None) -> None:
             )
 
 
-def save(root: Path, step: int, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Path:
-    """Write checkpoint `root/step-N` so that a kill at any moment leaves it whole or absent."""
+def save(
+    root: Path,
+    step: int,
+    tensors: dict[str, torch.Tensor],
+    state: dict[str, Any],
+    *,
+    rank: int = 0,
+    of: int = 1,
+    wait: Callable[[], None] = lambda: None,
+) -> Path:
+    """Write checkpoint `root/step-N` so that a kill at any moment leaves it whole or absent.
+
+    Args:
+        rank, of: which of several processes this is; each writes its own tensors to a file of its
+            own, and the first one the rest.
+        wait: returns when every process has called it.
+    """
     target = root / f"step-{step}"
     temporary = root / f"step-{step}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(
-        {k: v.detach().contiguous() for k, v in tensors.items()}, temporary / "state.safetensors"
-    )
-    (temporary / "state.json").write_text(json.dumps(state))
-    write_manifest(temporary)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(temporary, target)
-    _sync(root)
+    if rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    wait()
+    name = "state" if of == 1 else f"state-{rank + 1:05d}-of-{of:05d}"
+    own = {k: v.detach().contiguous() for k, v in tensors.items()}
+    if own or of == 1:
+        save_file(own, temporary / f"{name}.safetensors")
+    wait()
+    if rank == 0:
+        (temporary / "state.json").write_text(json.dumps(state))
+        write_manifest(temporary)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        _sync(root)
+    wait()
     return target
 
 
-def load(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors and the state of one verified checkpoint."""
-    verify(folder)
-    return load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
+def load(folder: Path, *, verified: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the state of one checkpoint, which is verified unless it has been just now.
+
+    Files that the manifest does not list are not read.
+    """
+    if not verified:
+        verify(folder)
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    tensors: dict[str, torch.Tensor] = {}
+    for name in sorted(files):
+        if name.startswith("state") and name.endswith(".safetensors"):
+            tensors |= load_file(folder / name)
+    return tensors, json.loads((folder / "state.json").read_text())
 
 
 def latest(root: Path) -> Path | None:

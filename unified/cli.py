@@ -6,6 +6,7 @@ and errors of one line each, go to standard error.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -104,6 +105,7 @@ def run(arguments: list[str] | None = None) -> int:
     debug = os.environ.get("UNIFIED_DEBUG") == "1"
     if not debug:
         warnings.simplefilter("ignore")
+        logging.getLogger("DeepSpeed").disabled = True  # speaks where results go
     for stream in (sys.stdout, sys.stderr):  # a terminal of few letters is no reason to fail
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -29,7 +29,7 @@ class UnifiedVisionConfig(PreTrainedConfig):
         return (self.image_size // self.patch_size // self.merge) ** 2
 
 
-DECODERS = ("llama", "qwen3", "chameleon")
+DECODERS = ("llama", "qwen2", "qwen3", "chameleon")
 ENCODERS: dict[str, type[PreTrainedConfig]] = {
     UnifiedVisionConfig.model_type: UnifiedVisionConfig,
     JanusVisionConfig.model_type: JanusVisionConfig,
@@ -69,8 +69,8 @@ class UnifiedImageConfig(PreTrainedConfig):
 
 class UnifiedConfig(PreTrainedConfig):
     """The whole model. `text_config` is a configuration of transformers' own decoder family
-    (Llama, Qwen3, Chameleon), and `vision_config` of our encoder or of Janus', each named by its
-    `model_type`.
+    (Llama, Qwen2, Qwen3, Chameleon), and `vision_config` of our encoder or of Janus', each named by
+    its `model_type`.
 
     Attributes:
         text_size: ids of the text range: pieces of the text tokenizer.

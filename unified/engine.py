@@ -18,6 +18,7 @@ from unified.cache import block_cache
 from unified.grammar import Grammar
 from unified.modeling import UnifiedForConditionalGeneration, code_places
 from unified.sampling import Sampling, choose, guidance_weight
+from unified.step import Step
 from unified.tokenizers.codec import Codec
 
 DRAW = ("auto", "never", "first", "only", "now")
@@ -66,6 +67,7 @@ class _Row:
     generator: torch.Generator
     reply: Reply = field(default_factory=Reply)
     codes: list[int] = field(default_factory=list)
+    at: int | None = None  # the next of what a picture is made of, where one is being drawn
     picture: list[int] = field(default_factory=list)  # ids of the one being drawn, <image> first
     done: bool = False
     others: int = 0  # ids written outside of drawn pictures
@@ -74,6 +76,10 @@ class _Row:
     def drawing(self) -> bool:
         """Whether the last id is <image>, a code or what stands among codes."""
         return self.grammar.state in ("codes", "image_end")
+
+    @property
+    def guided(self) -> bool:
+        return self.request.sampling.guidance_scale != 1
 
 
 class Engine:
@@ -84,6 +90,12 @@ class Engine:
         self.layout = model.config.layout
         self.vocabulary = self.layout.vocabulary
         self.context = model.config.text_config.max_position_embeddings
+        self.step: Step | None = None
+        # what stands between <image> and <image_end>: an id that is always the same, or a choice
+        self.plan: tuple[int | range, ...] = tuple(
+            self.layout.codes_at(place) if due is None else due
+            for due, place in zip(self.layout.written, self.layout.places, strict=True)
+        )
 
     def run(
         self, requests: list[Request], on_step: Callable[[int, int], None] | None = None
@@ -116,11 +128,11 @@ class Engine:
     @torch.inference_mode()
     def _steps(self, rows: list[_Row]) -> Iterator[tuple[int, int]]:
         """Advance all rows until every one is done, yielding (row, id) as ids are written."""
-        guided = any(row.request.sampling.guidance_scale != 1 for row in rows)
-        state = _Batch(self, rows, guided)
+        self.step = Step.of(self.model, self.step)
+        state = _Batch(self, rows)
         hidden = state.prefill()
         while True:
-            chosen = self._choose(rows, hidden, guided)
+            chosen = self._choose(rows, hidden, state.twins)
             for index, token in enumerate(chosen):
                 if token is not None:
                     yield index, token
@@ -128,43 +140,61 @@ class Engine:
                 return
             hidden = state.step(chosen)
 
-    def _choose(self, rows: list[_Row], hidden: torch.Tensor, guided: bool) -> list[int | None]:
-        """The next id of every row that is not done; hidden (rows [+ twins], D)."""
-        live = [(i, row) for i, row in enumerate(rows) if not row.done]
-        texts = [i for i, row in live if row.grammar.head == "text"]
-        codes = [i for i, row in live if row.grammar.head == "image"]
+    def _choose(
+        self, rows: list[_Row], hidden: torch.Tensor, twins: dict[int, int]
+    ) -> list[int | None]:
+        """The next id of every row that is not done.
+
+        Args:
+            hidden: (rows and twins, D). twins: where the twin of a guided row stands.
+        """
+        live = [i for i, row in enumerate(rows) if not row.done]
+        heads = {i: self._head(rows[i]) for i in live}
+        texts = [i for i in live if heads[i] == "text"]
+        codes = [i for i in live if heads[i] == "image"]
         logits: dict[int, torch.Tensor] = {}
         if texts:  # a head runs only for the rows in which it is live
             logits |= dict(zip(texts, self.model.text_logits(hidden[texts]).float(), strict=True))
         if codes:
-            conditional = self.model.image_logits(hidden[codes]).float()
-            logits |= dict(zip(codes, conditional, strict=True))
-            if guided:
-                twins = [i + len(rows) for i in codes]
-                free = self.model.image_logits(hidden[twins]).float()
-                for i, without in zip(codes, free, strict=True):
-                    sampling = rows[i].request.sampling
-                    weight = guidance_weight(
-                        sampling.guidance_scale,
-                        sampling.schedule,
-                        len(rows[i].codes),
-                        self.layout.image_length,
-                    )
-                    logits[i] = without + weight * (logits[i] - without)
+            free = [twins[i] for i in codes if i in twins]
+            both = codes + free  # a row and its twin are one batch: weights are read once
+            given = self.model.image_logits(hidden if len(both) == len(hidden) else hidden[both])
+            found = dict(zip(both, given.float(), strict=True))
+            for i in codes:
+                logits[i] = found[i]
+                if i in twins:
+                    without = found[twins[i]]
+                    logits[i] = without + self._weight(rows[i]) * (found[i] - without)
         out: list[int | None] = [None] * len(rows)
-        for i, row in live:
-            out[i] = self._next(row, logits.get(i))
-            self._advance(row, out[i])  # type: ignore[arg-type]
+        for i in live:
+            out[i] = self._next(rows[i], heads[i], logits.get(i))
+            self._advance(rows[i], out[i])  # type: ignore[arg-type]
         return out
 
-    def _next(self, row: _Row, logits: torch.Tensor | None) -> int:
+    def _head(self, row: _Row) -> str | None:
+        """Which head chooses a row's next id, None where it is forced. See `Grammar.head`."""
+        if row.at is None:
+            return row.grammar.head
+        return None if isinstance(self.plan[row.at], int) else "image"
+
+    def _weight(self, row: _Row) -> float:
+        """Of guidance, for the next code."""
+        sampling, length = row.request.sampling, self.layout.image_length
+        return guidance_weight(sampling.guidance_scale, sampling.schedule, len(row.codes), length)
+
+    def _next(self, row: _Row, head: str | None, logits: torch.Tensor | None) -> int:
         """The id that a row writes next."""
         vocabulary, sampling, request = self.vocabulary, row.request.sampling, row.request
-        if row.grammar.head is None:
-            return row.grammar.forced
-        assert logits is not None
-        if row.grammar.head == "image":
+        if row.at is not None:
+            allowed = self.plan[row.at]
+        elif head == "image":
             (allowed,) = row.grammar.choices()
+        else:
+            allowed = row.grammar.forced if head is None else range(0)
+        if isinstance(allowed, int):
+            return allowed
+        assert logits is not None
+        if head == "image":
             start = vocabulary.image_start
             return allowed.start + choose(
                 logits[allowed.start - start : allowed.stop - start],
@@ -190,13 +220,23 @@ class Engine:
 
     def _advance(self, row: _Row, token: int) -> None:
         vocabulary = self.vocabulary
-        row.grammar.advance(token)
         row.reply.ids.append(token)
+        if row.at is not None:  # inside a picture nothing is left to the grammar
+            row.at += 1
+            row.picture.append(token)
+            if token >= vocabulary.image_start:
+                row.codes.append(token - vocabulary.image_start)
+            if row.at == len(self.plan):
+                row.at, row.grammar.state, row.grammar.left = None, "image_end", 0
+            return
+        row.grammar.advance(token)
         row.others += not row.drawing
         if row.drawing:
             row.picture.append(token)
         else:
             row.picture.clear()
+        if row.grammar.state == "codes" and row.grammar.left == len(self.plan):
+            row.at = 0
         if token >= vocabulary.image_start:
             row.codes.append(token - vocabulary.image_start)
         elif row.grammar.state == "after_codes":
@@ -214,13 +254,12 @@ class Engine:
     def naive(self, request: Request) -> Reply:
         """The reference: every id from a whole pass over everything before it."""
         row = self._open(request)
-        ids = list(request.ids)
-        guided = request.sampling.guidance_scale != 1
+        ids, twins = list(request.ids), {0: 1} if row.guided else {}
         while not row.done:
             hidden = self._whole(ids, row)
-            if guided:
+            if twins:
                 hidden = torch.cat([hidden, self._whole(self._twin(row), None)])
-            (token,) = self._choose([row], hidden, guided)
+            (token,) = self._choose([row], hidden, twins)
             assert token is not None
             ids.append(token)
         return row.reply
@@ -254,87 +293,115 @@ class Engine:
 
 
 class _Batch:
-    """Cache, masks and positions of a batch: rows, then (guided) their twins.
+    """Cache, masks and positions of a batch: rows, then the twins of those that are guided.
 
     Prompts are padded on the left so that all rows write in the same column.
+
+    Attributes:
+        twins: where the twin of a guided row stands.
+        seen: (rows and twins, columns), what each sees; bias: the same, to be added to scores.
+        base: what a twin sees beside the picture being drawn.
     """
 
-    def __init__(self, engine: Engine, rows: list[_Row], guided: bool):
-        self.engine, self.rows, self.guided = engine, rows, guided
+    def __init__(self, engine: Engine, rows: list[_Row]):
+        self.engine, self.rows = engine, rows
         self.model, self.device = engine.model, engine.model.device
-        self.cache = block_cache(self.model.config.text_config.num_hidden_layers)
-        total = len(rows) * (2 if guided else 1)
-        longest = max(len(row.request.ids) for row in rows)
-        self.longest = longest
-        self.mask = torch.zeros(total, longest, dtype=torch.long, device=self.device)
-        self.length = torch.zeros(total, dtype=torch.long, device=self.device)
+        guided = [k for k, row in enumerate(rows) if row.guided]
+        self.twins = {k: len(rows) + n for n, k in enumerate(guided)}
+        self.total = len(rows) + len(guided)
+        self.column = longest = max(len(row.request.ids) for row in rows)
+        drawn = any(row.request.draw in ("first", "only", "now") for row in rows)
+        reserve = longest + 1 + (engine.layout.drawn_length if drawn else 0)
+        self.cache = block_cache(self.model.config.text_config.num_hidden_layers, reserve)
+        self.seen = torch.ones(self.total, reserve, dtype=torch.bool, device=self.device)
+        self.bias = torch.zeros(self.total, reserve, dtype=self.model.dtype, device=self.device)
+        self.base = torch.zeros_like(self.seen)
+        self.unseen = False  # whether anything is hidden from any row
+        self.length = [0] * self.total
         self.features: list[torch.Tensor | None] = [None] * len(rows)
-        self.base = self.mask  # of the twins, what they see beside the picture being drawn
 
     def prefill(self) -> torch.Tensor:
-        """Run the prompts; hidden states of their last positions, (rows, D)."""
-        vocabulary, rows = self.engine.vocabulary, self.rows
+        """Run the prompts; hidden states of their last positions, (rows and twins, D)."""
+        vocabulary, rows, longest = self.engine.vocabulary, self.rows, self.column
         pad = vocabulary.control("pad")
-        ids = torch.full(tuple(self.mask.shape), pad, device=self.device)
         prompts = [row.request.ids for row in rows]
-        if self.guided:
-            prompts = prompts + [self.engine.layout.twin(prompt) for prompt in prompts]
+        prompts += [self.engine.layout.twin(rows[k].request.ids) for k in self.twins]
+        ids = torch.full((self.total, longest), pad, device=self.device)
         for k, prompt in enumerate(prompts):
-            ids[k, self.longest - len(prompt) :] = torch.tensor(prompt, device=self.device)
-            self.mask[k, self.longest - len(prompt) :] = 1
-        self.length = self.mask.sum(1)
-        self.base = self.mask[len(rows) :]
+            ids[k, longest - len(prompt) :] = torch.tensor(prompt, device=self.device)
+            self.seen[k, : longest - len(prompt)] = False
+            self._show(k)
+        self.length = [len(prompt) for prompt in prompts]
+        self.base[:, :longest] = self.seen[:, :longest]
         views = [row.request.views for row in rows if row.request.views is not None]
         features = self.model.features(torch.cat(views).to(self.device)) if views else None
         places = code_places(ids, vocabulary.control("image"), vocabulary.image_start)
-        positions = (self.mask.cumsum(1) - 1).clamp_min(0)
+        mask = self.seen[:, :longest].long()
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
         embeds = self.model.embed(ids, places, features)
-        return self._forward(embeds, positions)
+        return self.model.hidden(embeds, cache=self.cache, mask=mask, positions=positions)[:, -1]
 
     def step(self, chosen: list[int | None]) -> torch.Tensor:
-        """Feed the id that each row wrote; hidden states of the new column, (rows, D)."""
-        vocabulary, rows = self.engine.vocabulary, self.rows
+        """Feed the id that each row wrote; hidden states of the new column, (rows and twins, D)."""
+        vocabulary, rows, twins = self.engine.vocabulary, self.rows, self.twins
         pad, slot = vocabulary.control("pad"), vocabulary.controls.get("slot", -1)
         padded = self.engine.layout.unconditional == "padded"
-        tokens, places, features, twins = [], [], [], []
+        tokens, places, live = [pad] * self.total, [0] * self.total, [False] * self.total
+        features: list[torch.Tensor] = []
+        beside: list[int] = []  # twins that take part with a pad
         for k, row in enumerate(rows):
-            token = pad if chosen[k] is None else chosen[k]
-            assert token is not None
-            tokens.append(token)
-            places.append(max(0, len(row.codes) - 1))
+            token = chosen[k]
+            if token is None:
+                continue
+            tokens[k], live[k] = token, True
+            places[k] = max(0, len(row.codes) - 1)
             if token == slot:
                 features.append(self._feature(k, row))
-            written = chosen[k] is not None
-            twins.append(int(written and row.drawing))
-            opened = row.drawing and len(row.picture) == 1
-            if self.guided and written and (opened or row.grammar.state == "after_codes"):
-                self._without_picture(k)
-        live = [int(token is not None) for token in chosen]
-        if self.guided:
+            if k not in twins:
+                continue
+            twin = twins[k]
+            if row.at == 0 or row.grammar.state == "after_codes":
+                self._without_picture(twin)
             # a twin takes part from <image> to the last code; one that is padded has a pad for
             # every other id of its row
-            tokens = tokens + [t if w else pad for t, w in zip(tokens, twins, strict=True)]
-            places = places + places
-            beside = [int(padded and a > b) for a, b in zip(live, twins, strict=True)]
-            seen = torch.tensor(beside, device=self.device)[:, None]
-            self.base = torch.cat([self.base, seen], 1)
-            live = live + [a + b for a, b in zip(twins, beside, strict=True)]
-        ids = torch.tensor(tokens, device=self.device)[:, None]
-        column = torch.tensor(live, device=self.device)
-        self.mask = torch.cat([self.mask, column[:, None]], 1)
-        positions = self.length.clamp_max(self.engine.context - 1)[:, None]
-        self.length = self.length + column
-        embeds = self.model.embed(
-            ids,
-            torch.tensor(places, device=self.device)[:, None],
-            torch.stack(features)[:, None] if features else None,
-        )
-        return self._forward(embeds, positions)
+            if row.drawing:
+                tokens[twin], places[twin], live[twin] = token, places[k], True
+            elif padded:
+                live[twin] = True
+                beside.append(twin)
+        self._column(live, beside)
+        positions = [min(n, self.engine.context - 1) for n in self.length]
+        self.length = [n + here for n, here in zip(self.length, live, strict=True)]
+        return self._forward(tokens, places, features, positions)
 
-    def _without_picture(self, k: int) -> None:
-        """The twin of row k forgets the picture that it saw drawn."""
-        self.mask[len(self.rows) + k] = self.base[k]
-        self.length[len(self.rows) + k] = self.base[k].sum()
+    def _column(self, live: list[bool], beside: list[int]) -> None:
+        """Open the next column: who sees it."""
+        if self.column == self.seen.shape[1]:
+            more = self.column // 2 + 1
+            self.seen, self.bias, self.base = (
+                torch.cat([t, t.new_full((self.total, more), fill)], 1)
+                for t, fill in ((self.seen, True), (self.bias, 0), (self.base, False))
+            )
+        dead = [k for k, here in enumerate(live) if not here]
+        if dead:
+            self.seen[dead, self.column] = False
+            self.bias[dead, self.column] = torch.finfo(self.bias.dtype).min
+            self.unseen = True
+        if beside:
+            self.base[beside, self.column] = True
+        self.column += 1
+
+    def _show(self, k: int) -> None:
+        """Bring the bias of a row up to what it sees."""
+        hidden = ~self.seen[k]
+        self.bias[k] = hidden * torch.finfo(self.bias.dtype).min
+        self.unseen = self.unseen or bool(hidden.any())
+
+    def _without_picture(self, twin: int) -> None:
+        """A twin forgets the picture that it saw drawn."""
+        self.seen[twin, : self.column] = self.base[twin, : self.column]
+        self.length[twin] = int(self.base[twin].sum())
+        self._show(twin)
 
     def _feature(self, k: int, row: _Row) -> torch.Tensor:
         """The view feature for the slot just written; the encoder runs at the first one."""
@@ -348,6 +415,23 @@ class _Batch:
             self.features[k] = None
         return features[index]
 
-    def _forward(self, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        hidden = self.model.hidden(embeds, cache=self.cache, mask=self.mask, positions=positions)
-        return hidden[:, -1]
+    def _forward(
+        self,
+        tokens: list[int],
+        places: list[int],
+        features: list[torch.Tensor],
+        positions: list[int],
+    ) -> torch.Tensor:
+        step = self.engine.step
+        if step is not None:
+            bias = self.bias[:, : self.column] if self.unseen else None
+            return step(step.embed(tokens, places, features), positions, self.cache, bias)
+        device = self.device
+        embeds = self.model.embed(
+            torch.tensor(tokens, device=device)[:, None],
+            torch.tensor(places, device=device)[:, None],
+            torch.stack(features)[:, None] if features else None,
+        )
+        at = torch.tensor(positions, device=device)[:, None]
+        mask = self.seen[:, : self.column].long()
+        return self.model.hidden(embeds, cache=self.cache, mask=mask, positions=at)[:, -1]

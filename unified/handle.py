@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from unified import attention, checkpoint, families
+from unified import attention, checkpoint, families, packed
 from unified.engine import Engine, Reply, Request
 from unified.families import own
 from unified.families.own import CODEC as CODEC
@@ -283,6 +283,10 @@ class Unified:
         """
         from unified import adapters
 
+        if self.model.packed is not None:
+            raise adapters.AdapterError(
+                f"adapters need plain weights; these are {self.model.packed}: load without weights="
+            )
         paths = [Path(folder) for folder in folders]
         self._adapted = adapters.attach(self.model, paths, self.revision)
         self._used = self.adapters[0]
@@ -305,6 +309,7 @@ class Unified:
 
         adapters.merge(self._adapted)
         self._adapted, self._used, self.revision = None, None, ""
+        self.engine.step = None  # what it computed from the weights is of others now
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -460,6 +465,10 @@ class Unified:
         families.export(self._made(), folder)
 
     def _made(self) -> families.Made:
+        if self.model.packed is not None:
+            raise ValueError(
+                f"{self.model.packed} weights cannot be written; load the model without weights="
+            )
         return families.Made(self.model, self.processor, self.codec, self.sampling)
 
 
@@ -487,6 +496,7 @@ def load(
     device: str | None = None,
     dtype: torch.dtype | str = torch.float32,
     adapters: Sequence[str | Path] = (),
+    weights: str | None = None,
 ) -> Unified:
     """Open a model directory; the shipped toybox model when no source is named.
 
@@ -495,26 +505,40 @@ def load(
             name of one that is in the local cache.
         dtype: of the weights; "auto" leaves them as they are.
         adapters: folders of LoRA adapters that are attached; the first is switched on.
+        weights: "half", "int8" or "int4": those of the decoder and the heads are packed so, for
+            faster decoding on a CPU; all else is fp32 then, and nothing can be trained or saved.
 
     Weights are safetensors, ours are checked against their manifest; nothing is unpickled.
 
     Raises:
         CheckpointError: the directory is missing, incomplete or altered, or of no known family.
         AdapterError: an adapter is damaged or was made for another model.
+        ValueError: the weights cannot be packed here.
     """
-    handle = _opened(source, device, dtype)
+    if weights is not None and adapters:
+        raise ValueError("adapters need plain weights: load without weights=, or without adapters")
+    handle = _opened(source, device, dtype, weights)
     if adapters:
         handle.attach(*adapters)
     return handle
 
 
-def _opened(source: str | Path | None, device: str | None, dtype: torch.dtype | str) -> Unified:
+def _opened(
+    source: str | Path | None, device: str | None, dtype: torch.dtype | str, weights: str | None
+) -> Unified:
     folder = DEFAULT if source is None else families.folder_of(source)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _quiet()
-    made = families.read(folder, attention.implementation(place), dtype)
+    if weights is not None:
+        packed.check(weights, place)
+    read_as = dtype if weights is None else "auto"  # packed from what they were published in
+    made = families.read(folder, attention.implementation(place), read_as)
+    model = made.model.to(place)
+    if weights is not None:
+        packed.pack(model, weights)
+        made.codec.float()
     return Unified(
-        made.model.to(place),
+        model,
         made.processor,
         made.codec.to(place),
         sampling=made.sampling,

@@ -21,14 +21,17 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.models.chameleon.modeling_chameleon import ChameleonRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.utils import ModelOutput
 
 from unified.configuration import UnifiedConfig, UnifiedVisionConfig
 from unified.encoders import JanusEncoder, UnderstandingEncoder
 from unified.layers import MLP, RMSNorm
+from unified.packed import Blocks
 
 IGNORE = -100  # label of a position without a target
+NORMS = (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, ChameleonRMSNorm)
 
 
 def code_places(ids: torch.Tensor, image_token: int, image_start: int) -> torch.Tensor:
@@ -42,7 +45,7 @@ def _with_fast_norms(decoder: Any) -> Any:
     """The decoder with its RMS norms replaced by ours; names and weights stay."""
     for parent in list(decoder.modules()):
         for name, norm in list(parent.named_children()):
-            if isinstance(norm, LlamaRMSNorm | Qwen3RMSNorm | ChameleonRMSNorm):
+            if isinstance(norm, NORMS):
                 setattr(parent, name, RMSNorm(norm.weight, norm.variance_epsilon))
     return decoder
 
@@ -83,7 +86,11 @@ class UnifiedOutput(ModelOutput):
 
 
 class UnifiedForConditionalGeneration(PreTrainedModel):
-    """See the module's picture. Decoding lives in `unified.engine`."""
+    """See the module's picture. Decoding lives in `unified.engine`.
+
+    Attributes:
+        packed: how the weights are packed (`unified.packed.KINDS`), None where they are plain.
+    """
 
     config_class = UnifiedConfig
     base_model_prefix = "unified"
@@ -92,6 +99,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     supports_gradient_checkpointing = True
+    packed: str | None = None
 
     def __init__(self, config: UnifiedConfig):
         super().__init__(config)
@@ -182,6 +190,9 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             own: torch.Tensor = self.image_head(hidden)
             return own
         rows = self.config.vocabulary.shared_ids
+        if isinstance(self.text_head, Blocks):
+            block: torch.Tensor = self.text_head.block(rows.start)(hidden)
+            return block
         if type(self.text_head) is nn.Linear:  # an adapter's rows cannot be cut out
             return F.linear(hidden, self.text_head.weight[rows.start : rows.stop])
         logits: torch.Tensor = self.text_head(hidden)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +23,23 @@ bench_app = typer.Typer(
 
 class Rival(StrEnum):
     transformers = "transformers"
+
+
+class Size(StrEnum):
+    """Of the random model that is timed; the decoding benchmark defines them."""
+
+    tiny = "tiny"
+    large = "large"
+
+
+class Kind(StrEnum):
+    """How our weights are held."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    half = "half"
+    int8 = "int8"
+    int4 = "int4"
 
 
 @bench_app.callback()
@@ -68,3 +86,81 @@ def bench_train(
             table.add_row(row["way"], f"{row['rate']:.0f}", f"{row['ratio']:.2f}",
                           f"{row['peak_bytes'] / 2**30:.2f} GiB")  # fmt: skip
         Console().print(table)
+
+
+@bench_app.command("decode", epilog="Example: unified bench decode --against transformers")
+def bench_decode(
+    against: Annotated[Rival | None, typer.Option(help="Beside whose generate.")] = None,
+    weights: Annotated[
+        list[Kind] | None,
+        typer.Option(help="Of ours; repeat it for several. By default fp32, half, int8 and int4."),
+    ] = None,
+    size: Annotated[Size, typer.Option(help="Of the random model.")] = Size.large,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that count.")] = 3,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=4, help="Codes of the picture; by default all.")
+    ] = None,
+    unguided: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Codes that are drawn without guidance, too.")
+    ] = 96,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="By default as torch has them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write rows.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Codes a second of one guided picture, on a CPU, of a Janus with random weights."""
+    with status("Loading torch") as change:
+        import torch
+
+        from unified.eval import decoding, speed
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        whole = decoding.SIZES[size]["vision"]["num_image_tokens"]
+        codes = min(limit or whole, whole)
+        kinds = [kind.value for kind in weights or (Kind.fp32, Kind.half, Kind.int8, Kind.int4)]
+        with tempfile.TemporaryDirectory() as folder:
+            change("Making a model")
+            source = decoding.random_janus(Path(folder), size, seed)
+            change("Loading it")
+            race = decoding.race(source, kinds, codes, against is not None, unguided)
+        before = speed.machine_facts()
+        change("Drawing in turns")
+        found = speed.interleaved(race.ways, rounds)
+    facts = {"size": size.value, "codes": codes, "guidance": decoding.GUIDANCE, "seed": seed}
+    rows = decoding.report(race, found, before, facts)
+    if out is not None:
+        print_json(rows, None if str(out) == "-" else out)
+    if out is None or str(out) != "-":
+        _print_decode(rows)
+
+
+def _print_decode(rows: list[dict[str, Any]]) -> None:
+    machine, first = rows[0]["settings"], rows[0]["way"]
+    shown = [row for row in rows if not row["unguided"]]
+    table = Table("way", "codes a second", "ratio", "ms a step", "the first", "the last")
+    for row in shown:
+        times = (f"{row[key]:.2f}" for key in ("step_ms", "first_ms", "last_ms"))
+        table.add_row(row["way"], f"{row['rate']:.1f}", f"{row['ratio']:.2f}", *times)
+    console = Console()
+    console.print(table)
+    for row in shown:
+        parts = []
+        if "roofline_share" in row:
+            parts.append(
+                f"{row['gbytes_a_second']:.1f} GB/s, {row['bandwidth_share']:.0%} of what memory"
+                f" gives, {row['roofline_share']:.0%} of the roofline"
+            )
+        if "guided_to_unguided" in row:
+            parts.append(f"a guided step takes {row['guided_to_unguided']:.2f} of an unguided one")
+        if row["way"] != first:
+            parts.append(f"{row['agrees'][first]} of {len(row['codes'])} codes as {first}")
+        console.print(f"{row['way']}: {'; '.join(parts)}", highlight=False)
+    console.print(
+        f"Memory is read at {machine['read_gbytes']} GB/s, products reach"
+        f" {machine['product_gflops']} GFLOP/s; {machine['threads']} threads on"
+        f" {machine['cores']} cores, load {machine['load']}; set for threads:"
+        f" {machine['environment'] or 'nothing'}.",
+        highlight=False,
+    )

@@ -15,6 +15,7 @@ from unified.options import (
     RecipeSeed,
 )
 from unified.verbs.common import print_json, say, status
+from unified.verbs.finetune import Offload, Zero, sharing
 
 
 def train(
@@ -30,6 +31,8 @@ def train(
     seed: RecipeSeed = None,
     device: Device = None,
     as_json: AsJson = False,
+    zero: Zero = None,
+    offload: Offload = False,
 ) -> int:
     """Train a model by a recipe, from nothing to a chat.
 
@@ -42,8 +45,13 @@ def train(
         from unified.train.guards import STOPPED, Stopped
     if recipe is None:
         raise ValueError(f"which recipe? One of {', '.join(recipes.recipes())}: unified train NAME")
+    overrides = overrides or []
+    if zero is not None or offload:
+        chosen = stage or recipes.read(recipe, overrides).stages
+        names = [name for name in chosen if name not in recipes.TOKENIZERS]
+        overrides = [*overrides, *(part for name in names for part in sharing(zero, offload, name))]
     try:
-        folder = recipes.run(recipe, stage or None, overrides or [], out, seed, device, not as_json)
+        folder = recipes.run(recipe, stage or None, overrides, out, seed, device, not as_json)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from the last checkpoint")
         raise

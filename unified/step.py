@@ -1,0 +1,294 @@
+"""One token a row through the decoder, with nothing done that an earlier step did.
+
+    codes -> table of aligned codes \\
+    text, control ids -> embedding --> (norm, qkv, rope, cache, attention, out,
+    slots -> features of a view    -/    norm, gate and up, down) a layer --> norm
+
+The weights are the model's own: q, k and v, and gate and up, are laid one below the other, and the
+model's parameters become views of that, so that nothing is held twice. Rotations are computed once;
+`aligner(embedding(code))` is, when a code is first met.
+
+Knows the decoders of `unified.configuration.DECODERS` with plain or packed layers. For any other,
+such as one that carries adapters, `Step.of` gives None and the model runs as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from unified.attention import attend_last
+from unified.layers import MLP
+from unified.packed import Part
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+DECODERS = ("llama", "qwen2", "qwen3", "chameleon")
+TURNED = 4096  # positions whose rotations are computed at first
+ROPES = ("default", "linear", "llama3", "yarn")  # a position is turned the same way at any length
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Products and norms of a decoder layer; heads, kv_heads, width of a head, scale of scores."""
+
+    qkv: Product
+    out: Product
+    gate_up: Product
+    down: Product
+    before: Product
+    between: Product
+    head_norm: Product | None
+    activation: Product
+    heads: int
+    kv_heads: int
+    width: int
+    scale: float
+
+
+class Step:
+    """A decoder's next column. Build it with `of`."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        config, decoder = model.config.text_config, model.decoder
+        self.layers = [_layer(layer, config) for layer in decoder.layers]
+        self.norm = _norm(decoder.norm)
+        device, dtype = model.device, model.dtype
+        self._rotations(min(TURNED, config.max_position_embeddings))
+        vocabulary = model.config.vocabulary
+        self.image_start, self.slot = vocabulary.image_start, vocabulary.controls.get("slot", -1)
+        self.table: torch.Tensor | None = None
+        if _plain_codes(model):
+            shape = vocabulary.image_size, config.hidden_size
+            self.table = torch.empty(shape, device=device, dtype=dtype)
+            self.met = torch.zeros(shape[0], dtype=torch.bool, device=device)
+        self.mark = _mark(model)  # of weights where they now lie
+        self.lasting = _lasting(model)
+
+    @classmethod
+    def of(cls, model: Any, last: Step | None = None) -> Step | None:
+        """The step of a model: `last` where it still holds, None where the decoder is not known."""
+        same = last is not None and last.model is model and last.lasting
+        if same and last.mark == _mark(model):  # type: ignore[union-attr]
+            return last
+        if not _known(model):
+            return None
+        with torch.inference_mode(False), torch.no_grad():  # parameters stay trainable
+            return cls(model)
+
+    def _rotations(self, count: int) -> None:
+        """Compute those of positions 0..count."""
+        positions = torch.arange(count, device=self.model.device)
+        like = torch.empty(0, device=self.model.device, dtype=self.model.dtype)
+        cos, sin = self.model.decoder.rotary_emb(like, positions[None])
+        self.cos, self.sin = cos[0, :, None], sin[0, :, None].clone()  # (positions, 1, width)
+        self.sin[..., : sin.shape[-1] // 2].neg_()  # of the half that `roll` brings there
+
+    def embed(
+        self, tokens: Sequence[int], places: Sequence[int], features: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Inputs of a column, (rows, D): see `UnifiedForConditionalGeneration.embed`."""
+        model, start = self.model, self.image_start
+        ids = torch.tensor(tokens, device=model.device)
+        coded = [k for k, token in enumerate(tokens) if token >= start]
+        if len(coded) == len(tokens):
+            return self._codes(ids - start, places)
+        x: torch.Tensor = model.get_input_embeddings()(ids.clamp_max(start - 1))
+        if coded:
+            x[coded] = self._codes(ids[coded] - start, [places[k] for k in coded])
+        if features:
+            slots = [k for k, token in enumerate(tokens) if token == self.slot]
+            x[slots] = torch.stack(list(features)).to(x.dtype)
+        return x
+
+    def _codes(self, codes: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        if self.table is None:
+            x: torch.Tensor = self.model._codes(codes)
+        else:
+            new = codes[~self.met[codes]]
+            if len(new):
+                self.table[new] = self.model._codes(new)
+                self.met[new] = True
+            x = self.table[codes]
+        if self.model.code_place is not None:
+            x = x + self.model.code_place(torch.tensor(places, device=codes.device))
+        return x
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        positions: Sequence[int],
+        cache: Any,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Hidden states of a column, (rows, D) -> (rows, D); extends `cache`.
+
+        Args:
+            bias: (rows, positions so far and this one), added to scores; None: all is seen.
+        """
+        if max(positions) >= len(self.cos):
+            self._rotations(2 * max(positions))
+        at = torch.tensor(positions, device=x.device)
+        cos, sin = self.cos[at], self.sin[at]
+        rows = len(x)
+        for layer, kept in zip(self.layers, cache.layers, strict=True):
+            n, width = layer.heads + layer.kv_heads, layer.width
+            mixed = layer.qkv(layer.before(x))
+            turned = mixed[:, : n * width].view(rows, n, width)
+            if layer.head_norm is not None:
+                turned = layer.head_norm(turned)
+            turned = torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin)
+            key = turned[:, layer.heads :, None]
+            value = mixed[:, n * width :].view(rows, layer.kv_heads, 1, width)
+            keys, values = kept.update(key, value)
+            seen = attend_last(turned[:, : layer.heads], keys, values, bias, layer.scale)
+            x = x + layer.out(seen)
+            gate, up = layer.gate_up(layer.between(x)).chunk(2, -1)
+            x = x + layer.down(layer.activation(gate).mul_(up))
+        return self.norm(x)
+
+
+class _Norm:
+    """`unified.layers.RMSNorm`, of few rows: as few operations as there can be."""
+
+    def __init__(self, weight: torch.Tensor, eps: float):
+        self.weight, self.share = weight, 1 / weight.shape[-1]
+        self.eps = torch.tensor(eps, device=weight.device)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x if x.dtype == torch.float32 else x.float()
+        size = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        normed = wide * torch.addcmul(self.eps, size, size, value=self.share).rsqrt_()
+        return normed.mul_(self.weight) if wide is x else normed.to(x.dtype) * self.weight
+
+
+def _norm(module: Any) -> _Norm:
+    return _Norm(module.weight, module.eps)
+
+
+def _known(model: Any) -> bool:
+    config = model.config.text_config
+    kind = (config.rope_parameters or {}).get("rope_type", "default")
+    if config.model_type not in DECODERS or kind not in ROPES:
+        return False
+    if getattr(config, "swin_norm", False) or getattr(config, "use_sliding_window", False):
+        return False
+    return all(
+        _plain(layer) for parts in map(_products, model.decoder.layers) for layer in sum(parts, ())
+    )
+
+
+def _products(layer: Any) -> tuple[tuple[Any, ...], ...]:
+    """The linear layers of a decoder layer, those of one input together."""
+    a, m = layer.self_attn, layer.mlp
+    return (a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,)
+
+
+def _plain(layer: Any) -> bool:
+    """Whether it is no more than a product: plain or packed, without an adapter or hooks."""
+    own = type(layer) is nn.Linear or type(layer).__module__ == Part.__module__
+    return own and not (layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def _plain_codes(model: Any) -> bool:
+    """Whether codes have an embedding and aligner of their own, without adapters."""
+    table, aligner = model.code_embedding, model.code_aligner
+    if type(table) is not nn.Embedding or type(aligner) is not MLP:
+        return False
+    return _plain(aligner.up) and _plain(aligner.down)
+
+
+def _mark(model: Any) -> tuple[Any, ...]:
+    """What a step was built from: other modules, memory or values of weights, another mark."""
+    parts = [p for layer in model.decoder.layers for group in _products(layer) for p in group]
+    parts += [model.code_embedding, model.code_aligner]
+    weights = [w for part in parts if part is not None for w in part.parameters()]
+    return (
+        model.device,
+        model.dtype,
+        *map(id, parts),
+        *((w.data_ptr(), w._version) for w in weights),
+    )
+
+
+def _lasting(model: Any) -> bool:
+    """Whether a change of weights shows in `_mark`: not of views of an optimizer's flat buffer."""
+    groups = []
+    for layer in model.decoder.layers:
+        for group in _products(layer):
+            if type(group[0]) is nn.Linear:
+                groups += [[part.weight for part in group]]
+                groups += [[part.bias for part in group]] if group[0].bias is not None else []
+    codes = (model.code_embedding, model.code_aligner)
+    groups += [[p] for part in codes if part is not None for p in part.parameters()]
+    return all(
+        p.untyped_storage().nbytes() in (p.nbytes, sum(q.nbytes for q in group))
+        for group in groups
+        for p in group
+    )
+
+
+def _layer(layer: Any, config: Any) -> _Layer:
+    attention = layer.self_attn
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    qkv, out, gate_up, down = (_product(group) for group in _products(layer))
+    return _Layer(
+        qkv, out, gate_up, down,
+        _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm),
+        _head_norm(attention, heads, kv_heads), layer.mlp.act_fn,
+        heads, kv_heads, attention.head_dim, attention.scaling,
+    )  # fmt: skip
+
+
+def _product(layers: Sequence[Any]) -> Product:
+    """Layers of one input as one product."""
+    first = layers[0]
+    if isinstance(first, Part):
+        whole: nn.Module = first.whole
+        return whole
+    if len(layers) == 1:
+        return first  # type: ignore[no-any-return]
+    weight, bias = _shared([layer.weight for layer in layers]), None
+    if first.bias is not None:
+        bias = _shared([layer.bias for layer in layers])
+    return lambda x: F.linear(x, weight, bias)
+
+
+def _shared(parts: Sequence[nn.Parameter]) -> torch.Tensor:
+    """Parameters one below the other, as one tensor of which they become views.
+
+    They are copied where they are views of something already, such as an optimizer's flat buffer.
+    """
+    first, at = parts[0], parts[0].data_ptr()
+    following = []
+    for part in parts:
+        following.append(part.is_contiguous() and part.data_ptr() == at)
+        at += part.nbytes
+    size = sum(len(part) for part in parts)
+    if all(following) and len({p.untyped_storage().data_ptr() for p in parts}) == 1:
+        return first.data.as_strided((size, *first.shape[1:]), first.stride())
+    whole = torch.cat([part.data for part in parts])
+    if all(part.untyped_storage().nbytes() == part.nbytes for part in parts):
+        start = 0
+        for part in parts:
+            part.data = whole[start : start + len(part)]
+            start += len(part)
+    return whole
+
+
+def _head_norm(attention: Any, heads: int, kv_heads: int) -> Any:
+    """The norms of queries and keys, for heads of both together; None where there are none."""
+    query, key = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+    if query is None or key is None:
+        return None
+    both = [(query, heads), (key, kv_heads)]
+    weight = torch.cat([norm.weight.expand(n, attention.head_dim) for norm, n in both])
+    if getattr(query, "bias", None) is None:  # of Qwen3: one weight for all heads
+        return _Norm(weight, query.eps)
+    bias = torch.cat([norm.bias.expand(n, attention.head_dim) for norm, n in both])
+    return lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-5) * weight + bias  # of Chameleon
