@@ -191,7 +191,7 @@ def test_the_decoder_is_chosen_by_configuration(kind: str, tmp_path: Path) -> No
 
 
 def test_an_unknown_decoder_is_named() -> None:
-    with pytest.raises(ValueError, match="'gpt2' is not supported; llama or qwen3"):
+    with pytest.raises(ValueError, match="'gpt2' is not supported; llama or qwen2"):
         UnifiedConfig(text_config={"model_type": "gpt2"})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from unified.train import chats  # noqa: F401  (asked first: a caption is found in many a row)
 from unified.train.formats import (
     MEDIA,
     Reader,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from unified.media.picture import named
-from unified.train import chats, documents  # noqa: F401  (they register their readers)
 from unified.train.documents import TASKS, Captions
 from unified.train.formats import READERS, Reader
 from unified.train.records import DataError, Record, shown
