@@ -155,6 +155,16 @@ def test_motions_are_seen_and_wrong_ones_are_not(motion: str) -> None:
     assert watch(np.full_like(frames, 200)) == []
 
 
+def test_a_circle_is_no_star_and_two_frames_are_seen() -> None:
+    """A star lies within a circle and fits it perfectly, as far as it goes."""
+    circle = Actor("circle", "black", "small", 23, 35, "up", 2.0)
+    (track,) = watch(render_film(Film((circle,), "grass", frames=9)))
+    assert (track.label, track.motion(9)) == ("black circle", "up")
+    turtle = Actor("turtle", None, "big", 20, 32, "disappear", frame=2)
+    (track,) = watch(render_film(Film((turtle,), "grass", frames=17)))
+    assert (track.label, track.motion(17)) == ("turtle", "disappear")
+
+
 def test_the_probe_finds_order_and_the_linear_one_finds_labels() -> None:
     """Codes that count up are easy in their order; a label that is a code is found."""
     from unified.tokenizers.codec import CodecSpec

@@ -209,10 +209,8 @@ def _load_codec(model: str | None, medium: str) -> Any:
         folder = folder / handle.CODEC
     if not (folder / "config.json").is_file():
         names = ", ".join(sorted(path.name for path in shipped.iterdir() if path.is_dir()))
-        raise ValueError(
-            f"{named(folder)}: no tokenizer there; name a directory that has one, or a shipped "
-            f"one ({names})"
-        )
+        what = f"{named(folder)}: no tokenizer there" if model else f"none is shipped for {medium}"
+        raise ValueError(f"{what}; name a directory that has one, or a shipped one ({names})")
     if "kind" in json.loads((folder / "config.json").read_text()):
         return load_codec(folder)
     from unified.tokenizers.published import load_published
