@@ -182,7 +182,9 @@ class Requests:
         return found
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        raise NotImplementedError("tasks of several rounds are not run on these models yet")
+        raise NotImplementedError(
+            "tasks of several rounds are not run on these models; leave the task out of --tasks"
+        )
 
     # --- inside ----------------------------------------------------------------------------------
 

@@ -165,10 +165,10 @@ class CorporaStage(SupervisedStage):
         for name, part in self.corpora.items():
             part.quarantine.keep(folder / f"quarantine-{name}.jsonl", writes)
 
-    def _sample(self, number: int) -> Encoded:
+    def sample(self, number: int) -> Encoded:
         name, own = self.mixture.pick(number)
         if name in self.corpora:
-            return self.corpora[name]._sample(own)
+            return self.corpora[name].sample(own)
         rng = random.Random(f"{self.seed}/sample/{number}")
         return self.toybox.encode([sample(name, self.seed, self.first + own)], rng)[0]
 

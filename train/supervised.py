@@ -52,13 +52,13 @@ class SupervisedStage:
         if self._pool[0] != pool:
             size = self.config.loop.batch_size * POOL
             numbers = range(pool * size, (pool + 1) * size)
-            self._pool = pool, self.batcher.deal([self._sample(n) for n in numbers], POOL)
+            self._pool = pool, self.batcher.deal([self.sample(n) for n in numbers], POOL)
         return self._pool[1][place]
 
     def loss(self, part: Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         return next_token_loss(self.handle.model, part, self.config.text_weight)
 
-    def _sample(self, number: int) -> Encoded:
+    def sample(self, number: int) -> Encoded:
         name, own = self.mixture.pick(number)
         rng = random.Random(f"{self.seed}/sample/{number}")
         if name != "data":

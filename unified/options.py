@@ -74,6 +74,9 @@ ChatSeed = Annotated[
         "--seed", metavar="N", callback=whole, help="Chance of the first reply; 0 by default."
     ),
 ]
+RecipeName = Annotated[
+    str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .yaml file.")
+]
 RecipeSeed = Annotated[
     int | None,
     typer.Option("--seed", metavar="N", callback=whole, help="Instead of the recipe's."),

@@ -16,6 +16,7 @@ from unified.options import (
     Device,
     Out,
     Overrides,
+    RecipeName,
     RecipeSeed,
     Seed,
     Tokenizer,
@@ -32,17 +33,15 @@ tokenizer_app = typer.Typer(
 
 @tokenizer_app.command("train", epilog="Example: unified tokenizer train toybox --out runs/vq")
 def tokenizer_train(
-    recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .yaml file.")
-    ] = None,
+    recipe: RecipeName = None,
     overrides: Overrides = None,
     out: Out = None,
     seed: RecipeSeed = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> int:
-    """Train a tokenizer alone: the tokenizer stage of a recipe (pixels, seed, video, audio, or
-    toybox for the one that is shipped)."""
+    """Train a tokenizer alone: the tokenizer stage of a recipe (pixels, seed, video, or audio and
+    toybox for the shipped ones)."""
     return train(recipe, ["tokenizer"], overrides, out, seed, device, as_json)
 
 
@@ -51,7 +50,8 @@ def tokenizer_eval(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="Model or tokenizer directory; by default the shipped one."
+            metavar="MODEL",
+            help="A shipped tokenizer (toybox, audio), or a directory of one or of a model.",
         ),
     ] = None,
     grid: Annotated[

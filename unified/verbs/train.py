@@ -12,6 +12,7 @@ from unified.options import (
     Device,
     Out,
     Overrides,
+    RecipeName,
     RecipeSeed,
 )
 from unified.verbs.common import print_json, say, status
@@ -19,9 +20,7 @@ from unified.verbs.finetune import Offload, Zero, sharing
 
 
 def train(
-    recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="A recipe's name, or a .yaml file.")
-    ] = None,
+    recipe: RecipeName = None,
     stage: Annotated[
         list[str] | None,
         typer.Option("--stage", metavar="NAME", help="Only this stage; repeat it for several."),
