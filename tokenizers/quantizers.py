@@ -6,12 +6,15 @@ settings under which no code dies, and nothing that changes in eval.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from vector_quantize_pytorch import FSQ, ResidualVQ
+
+SHARES = 2**22  # of vectors in codes, computed at once
 
 
 class Quantizer(nn.Module, ABC):
@@ -36,22 +39,46 @@ class Quantizer(nn.Module, ABC):
 class FiniteScalar(Quantizer):
     """FSQ (https://arxiv.org/abs/2309.15505): each of a few bounded numbers is rounded.
 
-    `count` codebooks of prod(levels) codes, side by side, and nothing to learn in them, so none can
-    die; the maps to and from their few dimensions are ours.
+    `count` codebooks of prod(levels) codes, side by side, and nothing to learn in them. What is
+    rounded has unit variance over the batches of training, and codes that a batch leaves out draw
+    the nearest vectors to themselves: else most samples of a kind fall on a few of them.
     """
 
-    def __init__(self, width: int, levels: tuple[int, ...], count: int = 1):
+    def __init__(self, width: int, levels: tuple[int, ...], count: int = 1, pull: float = 0.02):
         super().__init__()
+        self.levels, self.pull = levels, pull
         self.inward = nn.Linear(width, count * len(levels))
+        self.spread = nn.BatchNorm1d(count * len(levels), affine=False, momentum=0.05)
         self.outward = nn.Linear(count * len(levels), width)
-        self.fsq = FSQ(levels=list(levels), num_codebooks=count, keep_num_codebooks_dim=True)
+        self.fsq = FSQ(
+            levels=list(levels),
+            num_codebooks=count,
+            keep_num_codebooks_dim=True,
+            preserve_symmetry=True,
+        )
         self.sizes = (int(self.fsq.codebook_size),) * count
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         with torch.autocast(x.device.type, enabled=False):
-            inner = self.inward(x.float())
+            inner = self.spread(self.inward(x.float()).transpose(1, 2)).transpose(1, 2)
             rounded, codes = self.fsq(inner)
-            return self.outward(rounded), codes.long(), inner.new_zeros(())
+            loss = self.pull * self._left_out(inner) if self.training else inner.new_zeros(())
+            return self.outward(rounded), codes.long(), loss
+
+    def _left_out(self, inner: torch.Tensor) -> torch.Tensor:
+        """How far codes are below a tenth of an even share of vectors (B, N, count * levels), in
+        nats, the mean over codes. A vector's share in a code falls with the distance."""
+        size = self.sizes[0]
+        flat = inner.flatten(0, 1)
+        flat = flat[:: -(-len(flat) * size // SHARES)].unflatten(1, (len(self.sizes), -1))
+        share = flat.new_ones(*flat.shape[:2], 1)
+        for number, levels in enumerate(self.levels):
+            place = (levels - 1) * (flat[..., number].tanh() + 1) / 2
+            apart = place[..., None] - torch.arange(levels, device=place.device)
+            near = (-2 * apart.square()).softmax(-1)
+            share = (share[..., None] * near[..., None, :]).flatten(2)
+        floor = math.log(0.1 / size)
+        return F.relu(floor - (share.mean(0) + 1e-9).log()).mean()
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
         with torch.autocast(codes.device.type, enabled=False):

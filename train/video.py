@@ -44,6 +44,7 @@ class VideoStage:
         spread, used = perplexity(codes[..., 0], size)
         values = {
             "psnr": -10 * float(torch.log10(squared.detach() / 4)),
+            "left_out": float(commitment.detach()),
             "perplexity": spread,
             "codes_in_batch": used * size,
         }

@@ -1,10 +1,11 @@
-"""Two things that the shipped model has never heard of, to be taught from twenty pictures each.
+"""What the shipped model has never heard of, to be taught from twenty pictures each.
 
     python -m unified.toybox.lessons zib pictures/zib
 
-A new object: a "zib" is a small yellow star on top of a small blue square. A new style: "wallpaper"
-shows a small thing all over the picture; it is taught on some things and tried on others. Both are
-made of forms that the toybox has, because its picture tokenizer knows no others.
+A new object: a "zib" is a small yellow star on top of a small blue square. New styles: a
+"valentine" shows a big thing in the middle, on pink, between two small red hearts; "wallpaper"
+shows a small thing all over the picture. Styles are taught on some things and tried on others. All
+are made of forms that the toybox has, because its picture tokenizer knows no others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from unified.toybox.language import BACKGROUND_PHRASES, Group, Request
 from unified.toybox.scene import BACKGROUNDS, GRID, Scene, Thing, render
 from unified.toybox.sprites import OBJECTS
 
-LESSONS = ("zib", "wallpaper")
+LESSONS = ("zib", "valentine", "wallpaper")
 SPLITS = ("train", "seen")
 PICTURES = 20
 
@@ -48,9 +49,20 @@ def lesson(name: str, seed: int, index: int, split: str = "train") -> Lesson:
         raise ValueError(f"no lesson {name!r} of split {split!r}; one of {known}")
     rng = random.Random(f"{seed}/lesson/{name}/{split}/{index}")
     ground = rng.choice(list(BACKGROUNDS))
-    made = _zib(rng, ground) if name == "zib" else _wallpaper(index, ground, split)
-    scene, words, request = made
-    return Lesson(f"{words} {BACKGROUND_PHRASES[ground]}", scene, request.facts())
+    if name == "zib":
+        scene, words, request = _zib(rng, ground)
+    elif name == "valentine":
+        scene, words, request = _valentine(_styled(index, split))
+    else:
+        scene, words, request = _wallpaper(_styled(index, split), ground)
+    return Lesson(words, scene, request.facts())
+
+
+def _styled(index: int, split: str) -> str:
+    """The thing of a style's picture number `index`: one of two dozen, or for trying another."""
+    taught = sorted(OBJECTS)[::3]
+    names = taught if split == "train" else sorted(set(OBJECTS) - set(taught))
+    return names[index % len(names)]
 
 
 def _zib(rng: random.Random, ground: str) -> tuple[Scene, str, Request]:
@@ -58,17 +70,24 @@ def _zib(rng: random.Random, ground: str) -> tuple[Scene, str, Request]:
     star = Thing("star", "yellow", "small", column, row)
     square = Thing("square", "blue", "small", column, row + 1)
     groups = (Group("star", "yellow", 1, "small", None), Group("square", "blue", 1, "small", None))
-    return Scene.of([star, square], ground), "a zib", Request(groups, (0, "above", 1), ground)
+    words = f"a zib {BACKGROUND_PHRASES[ground]}"
+    return Scene.of([star, square], ground), words, Request(groups, (0, "above", 1), ground)
 
 
-def _wallpaper(index: int, ground: str, split: str) -> tuple[Scene, str, Request]:
-    taught = sorted(OBJECTS)[::3]  # two dozen
-    names = taught if split == "train" else sorted(set(OBJECTS) - set(taught))
-    name = names[index % len(names)]
+def _valentine(name: str) -> tuple[Scene, str, Request]:
+    thing = Thing(name, None, "big", 1, 1)
+    hearts = [Thing("heart", "red", "small", column, 1) for column in (0, 3)]
+    groups = (Group(name, None, 1, "big", thing.place), Group("heart", "red", 2, "small", None))
+    scene = Scene.of([thing, *hearts], "pink")
+    return scene, f"{name} valentine", Request(groups, (1, "next to", 0), "pink")
+
+
+def _wallpaper(name: str, ground: str) -> tuple[Scene, str, Request]:
     places = product(range(GRID), range(GRID))
     things = [Thing(name, None, "small", column, row) for row, column in places]
     group = Group(name, None, len(things), "small", None)
-    return Scene.of(things, ground), f"{name} wallpaper", Request((group,), None, ground)
+    words = f"{name} wallpaper {BACKGROUND_PHRASES[ground]}"
+    return Scene.of(things, ground), words, Request((group,), None, ground)
 
 
 def write(name: str, folder: Path, count: int = PICTURES, seed: int = 0) -> None:
