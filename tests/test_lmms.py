@@ -8,12 +8,15 @@ import importlib
 import json
 import logging
 import math
+import os
+import subprocess
 import sys
 import tomllib
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -388,3 +391,48 @@ def test_pictures_stand_where_the_text_says(words: list[str], data: st.DataObjec
     else:
         assert [part["type"] for part in parts[:count]] == ["image"] * count
         assert texts == ["".join(words).strip()]
+
+
+TASK = """task: toys
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function toys.pictures
+doc_to_text: !function toys.words
+doc_to_messages: !function toys.messages
+doc_to_target: answer
+generation_kwargs: {max_new_tokens: 24}
+process_results: !function toys.score
+metric_list: [{metric: right, aggregation: mean, higher_is_better: true}]
+"""
+FUNCTIONS = """from PIL import Image
+
+def pictures(doc): return [Image.open(doc["path"]).convert("RGB")]
+def words(doc, kwargs=None): return doc["question"]
+def messages(doc, kwargs=None):
+    parts = [{"type": "image", "url": pictures(doc)[0]}, {"type": "text", "text": words(doc)}]
+    return [{"role": "user", "content": parts}]
+def score(doc, results): return {"right": float(doc["answer"] in results[0].lower())}
+"""
+
+
+@pytest.mark.skipif(not find_spec("lmms_eval"), reason="pip install lmms-eval")
+@pytest.mark.parametrize("kind", [[], ["--force_simple"]])
+def test_the_package_itself_scores_a_task(kind: list[str], tmp_path: Path) -> None:
+    """A task of our own, because those of the package fetch their data; 3 pictures."""
+    rows = []
+    for name in ("dog", "cat", "car"):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(render(Scene.of([Thing(name, None, "big", 1, 1)], "sky"))).save(path)
+        rows.append({"path": str(path), "question": "What is this?", "answer": name})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "toys.py").write_text(FUNCTIONS)
+    (tmp_path / "toys.yaml").write_text(TASK.replace("DATA", str(tmp_path / "rows.jsonl")))
+    command = [sys.executable, "-m", "lmms_eval", "--model", "unified", "--tasks", "toys",
+               "--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")]  # fmt: skip
+    alone = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run([*command, *kind], capture_output=True, text=True, env=alone)
+    assert run.returncode == 0, run.stderr[-2000:]
+    (found,) = (tmp_path / "out").rglob("*results.json")
+    assert json.loads(found.read_text())["results"]["toys"]["right,none"] == 1, run.stderr[-2000:]
