@@ -1,44 +1,43 @@
 """Preference pairs from a model's own drawings, ranked by the independent judge.
 
-    python -m unified.eval.pairs position pairs
+    python -m unified.eval.pairs edits pairs
 
-Every prompt of a skill is drawn several times; where some drawings are right and some wrong, a
-right one is set against a wrong one. `unified finetune pairs/pairs.jsonl` learns from them. The
-prompts are not those of the benchmark, whose seed is another.
+Every request of a skill is drawn several times; where some drawings are right and some wrong, a
+right one is set against a wrong one. `unified finetune pairs/pairs.jsonl` learns from them. "edits"
+are the changes asked for in dialogues, all else is asked for in one prompt. The requests are not
+those of the benchmark, whose seed is another.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from unified.eval.judge import check, judge
+from unified.eval.judge import Judged, check, judge
+from unified.eval.toybox import edited, pictures_of
 from unified.toybox.questions import SKILLS
-from unified.toybox.samples import benchmark_prompt
+from unified.toybox.samples import benchmark_dialogue, benchmark_prompt
 
-SEED = 1000  # of the prompts; the benchmark's are 0 and few above
-EACH = 8  # drawings of a prompt
-AT_ONCE = 16  # prompts
+SEED = 1000  # of the requests; the benchmark's are 0 and few above
+EACH = 8  # drawings of a request
+AT_ONCE = 16  # requests
 
 Message = dict[str, Any]
+Rank = tuple[Message, Message]
 
 
-def ranked(replies: list[Message], facts: dict[str, Any]) -> tuple[Message, Message] | None:
+def ranked(replies: list[Message], right: Callable[[Image.Image], bool]) -> Rank | None:
     """The first right reply and the first wrong one, None where all are alike."""
-    right = [_is_right(reply, facts) for reply in replies]
-    if all(right) or not any(right):
+    found = [len(drawn) == 1 and right(drawn[0]) for drawn in map(pictures_of, replies)]
+    if all(found) or not any(found):
         return None
-    return replies[right.index(True)], replies[right.index(False)]
-
-
-def _is_right(reply: Message, facts: dict[str, Any]) -> bool:
-    pictures = [part["image"] for part in reply["content"] if part["type"] == "image"]
-    return len(pictures) == 1 and check(judge(pictures[0]), facts)
+    return replies[found.index(True)], replies[found.index(False)]
 
 
 def collect(
@@ -46,7 +45,7 @@ def collect(
     skill: str,
     folder: Path,
     *,
-    prompts: int = 200,
+    requests: int = 200,
     seed: int = SEED,
     temperature: float = 1.0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -54,54 +53,111 @@ def collect(
     """Write folder/pairs.jsonl and its pictures; how many pairs there are.
 
     Args:
-        model: has `draw(prompts, n=, seed=, temperature=)` -> messages, n of each prompt.
+        model: has `chat_batch(conversations, seed=, temperature=)` -> messages.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[dict[str, Any]] = []
-    for start in range(0, prompts, AT_ONCE):
-        numbers = range(start, min(prompts, start + AT_ONCE))
-        asked = [benchmark_prompt(skill, seed, number, "seen") for number in numbers]
-        replies = model.draw(
-            [text for text, _ in asked], n=EACH, seed=seed + start * EACH, temperature=temperature
-        )
-        for k, (number, (text, facts)) in enumerate(zip(numbers, asked, strict=True)):
-            pair = ranked(replies[k * EACH : (k + 1) * EACH], facts)
-            if pair is not None:
-                better, worse = (
-                    _saved(reply, folder, f"{number:04}-{name}")
-                    for reply, name in zip(pair, ("better", "worse"), strict=True)
-                )
-                messages = [{"role": "user", "content": text}, better]
-                lines.append({"id": str(number), "messages": messages, "rejected": [worse]})
+    for start in range(0, requests, AT_ONCE):
+        numbers = range(start, min(requests, start + AT_ONCE))
+        asked = _edits if skill == "edits" else _prompts
+        for name, told, pair in asked(model, skill, numbers, seed, temperature):
+            better, worse = (
+                _saved(reply, folder, f"{name}-{kind}")
+                for reply, kind in zip(pair, ("better", "worse"), strict=True)
+            )
+            before = [_saved(turn, folder, f"{name}-{k}") for k, turn in enumerate(told)]
+            for turn in before:
+                turn["loss"] = False
+            lines.append({"id": name, "messages": [*before, better], "rejected": [worse]})
         if on_progress is not None:
-            on_progress(numbers[-1] + 1, prompts)
+            on_progress(numbers[-1] + 1, requests)
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return len(lines)
 
 
-def _saved(reply: Message, folder: Path, name: str) -> Message:
+Found = Iterator[tuple[str, list[Message], Rank]]  # a name, what was said before, two replies
+
+
+def _prompts(model: Any, skill: str, numbers: range, seed: int, temperature: float) -> Found:
+    asked = [benchmark_prompt(skill, seed, number, "seen") for number in numbers]
+    told = [[_said(text)] for text, _ in asked]
+    tried = _tried(model, told, seed + numbers.start * EACH, temperature)
+    for number, before, replies, (_, facts) in zip(numbers, told, tried, asked, strict=True):
+        pair = ranked(replies, partial(_shows, facts))
+        if pair is not None:
+            yield f"{number:04}", before, pair
+
+
+def _edits(model: Any, skill: str, numbers: range, seed: int, temperature: float) -> Found:
+    """The last change of each dialogue; what the model says before it is said as it usually is."""
+    scripts = [benchmark_dialogue(seed, number, "seen") for number in numbers]
+    ends = [max(k for k, turn in enumerate(script) if turn["kind"] == "edit") for script in scripts]
+    told: list[list[Message]] = [[] for _ in scripts]
+    for step in range(max(ends) + 1):
+        for conversation, script, end in zip(told, scripts, ends, strict=True):
+            if step <= end:
+                conversation.append(_said(script[step]["text"]))
+        going = [k for k, end in enumerate(ends) if step < end]
+        if going:
+            first = seed + 1000 * step + numbers.start
+            replies = model.chat_batch([told[k] for k in going], seed=first)
+            for k, reply in zip(going, replies, strict=True):
+                told[k].append(reply)
+    tried = _tried(model, told, seed + numbers.start * EACH, temperature)
+    for number, before, replies, script, end in zip(
+        numbers, told, tried, scripts, ends, strict=True
+    ):
+        drawn = [picture for turn in before for picture in pictures_of(turn)]
+        stood = judge(drawn[-1]) if drawn else None
+        pair = ranked(replies, partial(_shows_edit, script[end], stood))
+        if pair is not None:
+            yield f"{number:04}", before, pair
+
+
+def _shows(facts: dict[str, Any], drawn: Image.Image) -> bool:
+    return check(judge(drawn), facts)
+
+
+def _shows_edit(turn: dict[str, Any], before: Judged | None, drawn: Image.Image) -> bool:
+    return edited(before, judge(drawn), turn)
+
+
+def _said(text: str) -> Message:
+    return {"role": "user", "content": [{"type": "text", "text": text}]}
+
+
+def _tried(
+    model: Any, told: list[list[Message]], seed: int, temperature: float
+) -> list[list[Message]]:
+    """EACH replies to every conversation."""
+    every = [conversation for conversation in told for _ in range(EACH)]
+    replies = model.chat_batch(every, seed=seed, temperature=temperature)
+    return [replies[k : k + EACH] for k in range(0, len(replies), EACH)]
+
+
+def _saved(message: Message, folder: Path, name: str) -> Message:
     content = []
-    for part in reply["content"]:
+    for part in message["content"]:
         if part["type"] == "image":
             image: Image.Image = part["image"]
             image.save(folder / f"{name}.png")
             part = {"type": "image", "path": f"{name}.png"}
         content.append(part)
-    return {"role": "assistant", "content": content}
+    return {"role": message["role"], "content": content}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Preference pairs from a model's own drawings.")
-    parser.add_argument("skill", choices=SKILLS)
+    parser.add_argument("skill", choices=(*SKILLS, "edits"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default=None, help="model directory; the shipped one by default")
-    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--requests", type=int, default=200)
     given = parser.parse_args()
     from unified.handle import load
 
-    count = collect(load(given.model), given.skill, given.folder, prompts=given.prompts)
-    print(f"{count} pairs of {given.prompts} prompts: {given.folder / 'pairs.jsonl'}")
+    count = collect(load(given.model), given.skill, given.folder, requests=given.requests)
+    print(f"{count} pairs of {given.requests} requests: {given.folder / 'pairs.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -484,13 +483,35 @@ def test_a_worker_that_dies_is_an_error(
         tokenize(read(corpus), encoder, tmp_path / "out", size=5, processes=2)
 
 
-def test_ray_writes_the_same(corpus: Path, encoder: Encoder, whole: Path, tmp_path: Path) -> None:
-    if importlib.util.find_spec("ray") is None:
-        with pytest.raises(ValueError, match=r"pip install 'unified\[ray\]'"):
-            tokenize_ray(read(corpus), encoder, tmp_path / "ray")
-        pytest.skip("ray is not installed")
-    tokenize_ray(read(corpus), encoder, tmp_path / "ray", size=5)
-    assert content(tmp_path / "ray") == content(whole)
+@pytest.mark.slow
+def test_ray_writes_the_same(
+    corpus: Path, encoder: Encoder, whole: Path, mixed: Path, tmp_path: Path
+) -> None:
+    """Ray Data, started here: the bytes of the plain path, also where it goes on from a part of
+    them; and a record that cannot be learnt from is named as there."""
+    ray = pytest.importorskip("ray", reason="needs Ray (the extra ray)")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        folder = tmp_path / "ray"
+        tokenize_ray(read(corpus), encoder, folder, size=5)
+        assert content(folder) == content(whole)
+        (folder / "shard-00001.arrow").unlink()
+        kept = (folder / "shard-00000.arrow").stat().st_mtime_ns
+        tokenize_ray(read(corpus), encoder, folder, size=5)
+        assert content(folder) == content(whole)
+        assert (folder / "shard-00000.arrow").stat().st_mtime_ns == kept
+        with pytest.raises(DataError, match=r"^\S*data\.jsonl:2: .*none\.png: no such file"):
+            tokenize_ray(read(mixed, "ms-swift"), encoder, tmp_path / "strict", size=6)
+    finally:
+        ray.shutdown()
+
+
+def test_ray_is_asked_for_by_name(
+    corpus: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"pip install 'unified\[ray\]'"):
+        tokenize_ray(read(corpus), encoder, tmp_path / "ray")
 
 
 # The command line

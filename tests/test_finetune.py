@@ -263,6 +263,9 @@ def test_what_is_preferred_becomes_more_likely(tiny_run: Path, tmp_path: Path) -
     rows = map(json.loads, (out.parent / "log.jsonl").read_text().splitlines())
     logged = [row for row in rows if "margin" in row]
     assert logged[0]["margin"] == 0 < logged[-1]["margin"] and logged[-1]["preferred"] > 0.8
+    kept = tuned(tiny_run / "model", data, tmp_path / "kept", *overrides, "toybox={draw: 1}")
+    rows = map(json.loads, (kept.parent / "log.jsonl").read_text().splitlines())
+    assert all({"margin", "image_loss"} <= set(row) for row in rows if "loss" in row)
     with pytest.raises(ValueError, match="by an adapter"):
         tuned(tiny_run / "model", data, tmp_path / "whole", "lora=null")
 

@@ -73,6 +73,23 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     train(Line(), tmp_path)  # the lock went with its holder
 
 
+def test_what_a_killed_run_leaves_behind_does_not_hold_its_folder(tmp_path: Path) -> None:
+    """A data worker notices only after seconds that its run is gone."""
+    with alone(tmp_path):
+        worker = os.fork()
+        if not worker:
+            time.sleep(600)
+            os._exit(0)
+        with pytest.raises(ValueError, match="another run is training here"), alone(tmp_path):
+            pass
+    try:
+        with alone(tmp_path):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+
+
 def test_sigterm_saves_and_the_same_run_goes_on(tmp_path: Path) -> None:
     whole = train(Line(), tmp_path / "whole")
 

@@ -58,9 +58,10 @@ def test_drawings_are_ranked_by_the_judge(tmp_path: Path) -> None:
     """A painter that is right at every other drawing gives a pair of every prompt."""
 
     class Painter:
-        def draw(self, prompts: list[str], *, n: int, seed: int, **_: Any) -> list[Any]:
+        def chat_batch(self, conversations: list[Any], *, seed: int, **_: Any) -> list[Any]:
+            asked = [conversation[-1]["content"][0]["text"] for conversation in conversations]
             empty = Scene((), "white")
-            drawn = [render(scenes[p] if k % 2 else empty) for p in prompts for k in range(n)]
+            drawn = [render(scenes[p] if k % 2 else empty) for k, p in enumerate(asked)]
             said = {"type": "text", "text": "Here."}
             return [
                 {"role": "assistant",
@@ -73,7 +74,7 @@ def test_drawings_are_ranked_by_the_judge(tmp_path: Path) -> None:
         prompt, facts = benchmark_prompt("single object", pairs.SEED, number, "seen")
         (thing,) = facts["things"]
         scenes[prompt] = Scene.of([Thing(thing["name"], thing["colour"], "big", 1, 1)], "white")
-    assert pairs.collect(Painter(), "single object", tmp_path, prompts=5) >= 4  # or a named place
+    assert pairs.collect(Painter(), "single object", tmp_path, requests=5) >= 4  # or a named place
     data = readers.read(str(tmp_path / "pairs.jsonl"))
     assert data[0].rejected is not None
     better = [part for part in data[0].messages[-1].parts if part.type == "image"]

@@ -18,6 +18,8 @@ from unified.modeling import IGNORE
 from unified.sequence import Layout, Picture, Turn
 from unified.vocabulary import Vocabulary
 
+BLOCK = 128  # of FlexAttention: rows of few lengths, so that its kernels are compiled few times
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -82,6 +84,8 @@ class Batcher:
 
     def __init__(self, vocabulary: Vocabulary, rows: int, pack: int | None, device: str):
         self.vocabulary, self.rows, self.pack, self.device = vocabulary, rows, pack, device
+        on_gpu = torch.device(device).type == "cuda"
+        self.block = BLOCK if pack and on_gpu else 1  # tokens that a row's length is a multiple of
 
     def deal(self, samples: list[Encoded], steps: int) -> list[list[Batch]]:
         """The samples of `steps` steps -> the micro-batches of each.
@@ -116,6 +120,7 @@ class Batcher:
     def pad(self, lines: list[list[Encoded]], texts: int, codes: int) -> Batch:
         """Rows, each of samples that share it, as a micro-batch of a step with so many targets."""
         length = max(sum(map(len, line)) for line in lines)
+        length = -(-length // self.block) * self.block
         ids = torch.full((len(lines), length), self.vocabulary.control("pad"))
         labels = torch.full((len(lines), length), IGNORE)
         positions = torch.zeros((len(lines), length), dtype=torch.int64)

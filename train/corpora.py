@@ -18,13 +18,16 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from unified.handle import Unified
+from unified.media.picture import write_atomic
 from unified.toybox.samples import TASKS, sample
 from unified.train import documents, finetune
 from unified.train.batches import Encoded
+from unified.train.encodings import Data, open_data
 from unified.train.mixture import Mixture
 from unified.train.model import ModelStage, StageConfig, conversations
-from unified.train.readers import Records, read
+from unified.train.readers import Records
 from unified.train.records import Message, Record
+from unified.train.shards import Shards
 from unified.train.supervised import SupervisedStage
 from unified.train.tuning import TuningConfig
 
@@ -46,8 +49,8 @@ class CorpusConfig(BaseModel):
     """A named source of a recipe.
 
     Attributes:
-        path: of the data, in any format that `unified data check` knows; to be given, with
-            `--set data.NAME=PATH`.
+        path: of the data, in any format that `unified data check` knows, or of the shards that
+            `unified data tokenize` made of them; to be given, with `--set data.NAME=PATH`.
         format, media, split: see `unified.train.readers.read`.
         tasks: what is learnt from a picture and its caption: "draw", "describe" or both.
         learn: "reply", what the assistant says, or "all" tokens.
@@ -64,18 +67,27 @@ class CorpusConfig(BaseModel):
     learn: Literal["reply", "all"] = "reply"
     side: Side = "both"
 
-    def open(self, name: str) -> Records:
+    def open(self, name: str) -> Data:
         """Its records.
 
         Raises:
-            ValueError: no path was given, or no data that can be read lie there.
+            ValueError: no path was given, no data that can be read lie there, or shards that were
+                made for something else.
         """
         if self.path is None:
             raise ValueError(without_path([name]))
         media = Path(self.media) if self.media else None
         tasks: tuple[str, ...] = self.tasks or documents.TASKS
-        records = read(self.path, self.format, media=media, split=self.split, tasks=tasks)
-        return Whole(records) if self.learn == "all" else records
+        try:
+            data = open_data(self.path, self.format, media=media, split=self.split, tasks=tasks)
+        except ValueError as error:
+            raise ValueError(f"data.{name}: {error}") from None
+        if self.learn == "reply":
+            return data
+        if isinstance(data, Shards):
+            raise ValueError(f"data.{name}: tokens that carry already what is learnt of them; for "
+                             "learn=all name the data that they were made of")  # fmt: skip
+        return Whole(data)
 
 
 class Whole(Records):
@@ -137,7 +149,7 @@ class CorporaStage(SupervisedStage):
         config: StageConfig,
         handle: Unified,
         model: torch.nn.Module,
-        corpora: Mapping[str, Records],
+        corpora: Mapping[str, Data],
         seed: int,
         device: str,
     ):
@@ -180,7 +192,7 @@ def _whole(mix: Mapping[str, float]) -> dict[str, int]:
     return {name: int(weight) for name, weight in mix.items()}
 
 
-def same_data(path: Path, corpora: Mapping[str, Records]) -> None:
+def same_data(path: Path, corpora: Mapping[str, Data]) -> None:
     """Write down what a stage learns from, or see that one that is gone on with had the same.
 
     Raises:
@@ -193,14 +205,14 @@ def same_data(path: Path, corpora: Mapping[str, Records]) -> None:
             raise ValueError(f"data.{name}: {path.parent} was begun with other data; give this run"
                              " another folder (--out)")  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(marks, indent=2) + "\n")
+    write_atomic(path, (json.dumps(marks, indent=2) + "\n").encode())
 
 
 def stage_of(
     config: StageConfig,
     handle: Unified,
     model: torch.nn.Module,
-    corpora: Mapping[str, Records],
+    corpora: Mapping[str, Data],
     seed: int,
     device: str,
 ) -> ModelStage | CorporaStage:

@@ -40,7 +40,6 @@ class Encoder:
     Attributes:
         context: ids that the model reads at most.
         kinds: the types of parts that it takes.
-        fingerprint: of all that decides what comes out: tokenizers, layout, settings.
     """
 
     def __init__(self, handle: Unified, user_picture: str | None = None):
@@ -52,20 +51,25 @@ class Encoder:
         self.kinds = ("text", self.codec.spec.medium)
 
     @property
-    def fingerprint(self) -> str:
-        hashed = hashlib.sha256(f"{self.layout} {self.user_picture} {self.context}".encode())
-        hashed.update(str(self.processor.image_processor.to_dict()).encode())
-        hashed.update(str(self.processor.template).encode())
+    def marks(self) -> dict[str, str]:
+        """Hashes of all that decides what comes out, by name: vocabulary and layout, text
+        tokenizer, how pictures are prepared, codec."""
         words = self.processor.tokenizer
         if isinstance(words, TextTokenizer):
-            hashed.update(words.pieces.serialized_model_proto())
+            pieces = words.pieces.serialized_model_proto()
         else:
-            hashed.update(words.backend_tokenizer.to_str().encode())
+            pieces = words.backend_tokenizer.to_str().encode()
+        codec = hashlib.sha256()
         for name, tensor in sorted(self.codec.state_dict().items()):
             flat = tensor.detach().cpu().contiguous().reshape(-1)
-            hashed.update(f"{name} {tuple(tensor.shape)}".encode())
-            hashed.update(flat.view(torch.uint8).numpy().tobytes())
-        return hashed.hexdigest()
+            codec.update(f"{name} {tuple(tensor.shape)}".encode())
+            codec.update(flat.view(torch.uint8).numpy().tobytes())
+        return {
+            "layout": _hash(f"{self.layout} {self.user_picture}".encode()),
+            "words": _hash(pieces + str(self.processor.template).encode()),
+            "pictures": _hash(str(self.processor.image_processor.to_dict()).encode()),
+            "codec": codec.hexdigest(),
+        }
 
     def check(self, record: Record) -> None:
         """Raise ModalityError where the record holds what the model does not take."""
@@ -186,6 +190,10 @@ class Encoder:
         own = self.processor.image_processor
         rebuilt = [own.pixels(own.picture(row)) for row in self.codec.decode(codes)]  # eight bits
         return [tuple(row) for row in codes.tolist()], rebuilt
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def folded(messages: tuple[Message, ...]) -> tuple[Message, ...]:

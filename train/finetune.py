@@ -18,11 +18,12 @@ from peft import PeftModel
 
 from unified import adapters
 from unified.handle import Unified
+from unified.media.picture import write_atomic
 from unified.train.distributed import team
+from unified.train.encodings import Data
 from unified.train.loop import fit
 from unified.train.meter import Estimate, estimate
 from unified.train.prefer import PreferenceStage
-from unified.train.readers import Records
 from unified.train.records import DataError
 from unified.train.settings import read_yaml
 from unified.train.supervised import SupervisedStage
@@ -75,7 +76,7 @@ def estimated(stage: TuningStage) -> Estimate:
 
 
 def prepare(
-    handle: Unified, data: Records, config: TuningConfig, *, seed: int = 0, device: str = "cpu"
+    handle: Unified, data: Data, config: TuningConfig, *, seed: int = 0, device: str = "cpu"
 ) -> TuningStage:
     """Settle the steps, and put an adapter on the model, in place.
 
@@ -97,10 +98,10 @@ def prepare(
             lora_alpha=lora.alpha, lora_dropout=lora.dropout, use_dora=lora.dora,
             use_rslora=lora.rslora,
         )  # fmt: skip
-    if data[0].rejected is None:
+    if not data.paired:
         return SupervisedStage(handle, model, data, config, seed, device)
-    if not isinstance(model, PeftModel) or config.toybox:
-        raise ValueError("preference data are learnt by an adapter (lora), and alone (no toybox)")
+    if not isinstance(model, PeftModel):
+        raise ValueError("preference data are learnt by an adapter: set lora")
     if config.loop.zero and team().size > 1:
         raise ValueError("preference data are learnt by several processes without ZeRO: zero=0")
     return PreferenceStage(handle, model, data, config, seed, device)
@@ -148,7 +149,7 @@ def _same(path: Path, settings: dict[str, Any], writes: bool) -> None:
                 raise ValueError(f"{path.parent}: a run on another {what} stands there; name "
                                  "another folder with --out")  # fmt: skip
     if writes:
-        path.write_text(yaml.safe_dump(settings, sort_keys=False))
+        write_atomic(path, yaml.safe_dump(settings, sort_keys=False).encode())
 
 
 def stage_share(config: TuningConfig) -> float:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from unified.media.picture import write_atomic
 from unified.train.plots import curves
 
 Row = dict[str, float]
@@ -37,9 +38,11 @@ class Journal:
         for name in loggers:
             self.loggers.append(self.held.enter_context(LOGGERS[name](folder, first)))
         if self.path.exists():
-            lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= first]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            before = self.path.read_text()
+            kept = [line for line in before.splitlines() if _step_of(line) <= first]
+            text = "".join(line + "\n" for line in kept)
+            if text != before:
+                write_atomic(self.path, text.encode())
 
     def write(self, step: int, row: Row) -> None:
         if not self.writes or not row:

@@ -253,8 +253,9 @@ class _Pools(Dataset):
 def _from_workers(stage: Stage, first: int, config: LoopConfig) -> Iterator[tuple[int, list[Any]]]:
     pools = _Pools(stage)
     order = range(first // pools.size, -(-config.steps // pools.size))
+    own = torch.Generator()  # else the loader would draw from the one that training goes on with
     loader = DataLoader(pools, batch_size=None, sampler=order, num_workers=config.workers,
-                        timeout=PATIENT, multiprocessing_context="fork")  # fmt: skip
+                        timeout=PATIENT, multiprocessing_context="fork", generator=own)  # fmt: skip
     for made in loader:
         if isinstance(made, ValueError):
             raise made

@@ -6,6 +6,7 @@ sum over its tokens of any kind. The reference is the model without its adapter.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,14 @@ from peft import PeftModel
 
 from unified.handle import Unified
 from unified.modeling import UnifiedForConditionalGeneration
+from unified.toybox.samples import sample
 from unified.train.batches import Batch, Batcher, Encoded
+from unified.train.conversations import Conversations
 from unified.train.encoding import Encoder
-from unified.train.mixture import Epochs
+from unified.train.encodings import Data, Encodings
+from unified.train.mixture import Epochs, Mixture
+from unified.train.model import next_token_loss
 from unified.train.quarantine import Quarantine
-from unified.train.readers import Records
-from unified.train.records import DataError
 from unified.train.tuning import TuningConfig
 
 
@@ -49,19 +52,29 @@ def log_probabilities(model: UnifiedForConditionalGeneration, batch: Batch) -> t
 
 class PreferenceStage:
     """-log sigmoid(beta (change of the better - change of the worse)), where a change is that of
-    the log-probability from the reference; and a little of the better one's own loss."""
+    the log-probability from the reference; and a little of the better one's own loss. Beside the
+    pairs, in the proportion of `toybox` to `weight`, stand toybox conversations with their
+    next-token loss: what the pairs do not speak of stays."""
 
     def __init__(
-        self, handle: Unified, model: PeftModel, data: Records, config: TuningConfig, seed: int,
+        self, handle: Unified, model: PeftModel, data: Data, config: TuningConfig, seed: int,
         device: str,
     ):  # fmt: skip
         self.handle, self.model, self.data, self.config = handle, model, data, config
-        self.seed, self.device, self.encoder = seed, device, Encoder(handle)
+        self.seed, self.device = seed, device
+        self.encodings = Encodings(data, Encoder(handle))
         self.epochs = Epochs(len(data), seed)
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
         self.rows = max(2, config.micro_batch // 2 * 2)
         self.batcher = Batcher(handle.layout.vocabulary, self.rows, None, device)
         self._cache: dict[int, tuple[Encoded, Encoded]] = {}
+        kept = sum(config.toybox.values()) * config.loop.batch_size
+        self.kept = -(-kept // config.weight)  # conversations of a step
+        self.mixture = Mixture(config.toybox, seed) if config.toybox else None
+        self.toybox = Conversations(
+            handle.layout, handle.processor.tokenizer, handle.codec, device=device
+        )
+        self.keeper = Batcher(handle.layout.vocabulary, config.micro_batch, config.pack, device)
 
     def pair(self, index: int) -> tuple[Encoded, Encoded]:
         """A record's better and worse conversation.
@@ -70,33 +83,36 @@ class PreferenceStage:
             DataError: it has no worse one, or one that is longer than the model's context.
         """
         if index not in self._cache:
-            record = self.data[index]
-            if record.rejected is None:
-                raise DataError(f"{record.source}: no rejected reply, and other records have one")
-            pair = self.encoder.encode(record), self.encoder.encode_rejected(record)
-            if max(map(len, pair)) > self.encoder.context:
-                raise DataError(
-                    f"{record.source}: {max(map(len, pair))} tokens; the model reads at most "
-                    f"{self.encoder.context}. Shorten it or leave it out"
-                )
-            self._cache[index] = pair
+            self._cache[index] = self.encodings.pair(index)
         return self._cache[index]
 
     def record(self, index: int) -> Encoded:
         return self.pair(index)[0]
 
-    def batch(self, step: int) -> list[Pairs]:
+    def batch(self, step: int) -> list[Pairs | Batch]:
         size = self.config.loop.batch_size
         numbers = range(step * size, (step + 1) * size)
         pairs = [self.quarantine.draw(self.epochs, number, self.pair) for number in numbers]
         pairs.sort(key=lambda pair: max(map(len, pair)))
         half = self.rows // 2
         cut = [pairs[first : first + half] for first in range(0, size, half)]
-        return [Pairs(self.batcher.pad([[row] for pair in part for row in pair], 0, 0), size)
-                for part in cut]  # fmt: skip
+        return [*(Pairs(self.batcher.pad([[row] for pair in part for row in pair], 0, 0), size)
+                  for part in cut), *self._known(step)]  # fmt: skip
 
-    def loss(self, part: Pairs, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def _known(self, step: int) -> list[Batch]:
+        if self.mixture is None:
+            return []
+        samples = []
+        for number in range(step * self.kept, (step + 1) * self.kept):
+            name, own = self.mixture.pick(number)
+            rng = random.Random(f"{self.seed}/sample/{number}")
+            samples += self.toybox.encode([sample(name, self.seed, own)], rng)
+        return self.keeper.deal(samples, 1)[0]
+
+    def loss(self, part: Pairs | Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         model, config = self.handle.model, self.config
+        if isinstance(part, Batch):
+            return next_token_loss(model, part, config.text_weight)
         now = log_probabilities(model, part.batch)
         with torch.no_grad(), self.model.disable_adapter():
             before = log_probabilities(model, part.batch)

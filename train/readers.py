@@ -33,6 +33,7 @@ from unified.train.sources import (
 )
 
 LOOKED_AT = 32  # samples that must agree on their format
+TOKENIZED = "tokenized.json"  # in a folder of shards, which `encodings` reads
 CONTAINERS = (Tar.kind, Folder.kind)  # that are formats by themselves, whatever is in them
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
 LINES = (".jsonl", ".ndjson")
@@ -44,6 +45,7 @@ class Records:
 
     Attributes:
         format: the name of the format; "webdataset" or "folder" where the container says it.
+        tasks: what is learnt from a picture and its caption, where records are made of these.
         fingerprint: a hash of what is there and how it is read; the same for a moved copy.
     """
 
@@ -51,8 +53,8 @@ class Records:
         self.source, self.reader = source, reader
         contained = source.kind in CONTAINERS and isinstance(reader, Captions)
         self.format = source.kind if contained else reader.name
-        tasks = reader.tasks if isinstance(reader, Captions) else ()
-        how = f"{source.fingerprint} {reader.name} {tasks} {len(self)}"
+        self.tasks = reader.tasks if isinstance(reader, Captions) else ()
+        how = f"{source.fingerprint} {reader.name} {self.tasks} {len(self)}"
         self.fingerprint = hashlib.sha256(how.encode()).hexdigest()
 
     @property
@@ -80,6 +82,11 @@ class Records:
     def __iter__(self) -> Iterator[Record]:
         for index in range(len(self)):
             yield self[index]
+
+    @property
+    def paired(self) -> bool:
+        """Whether records have a worse reply beside the better one: the first one tells."""
+        return self[0].rejected is not None
 
     def where(self, index: int) -> str:
         """How errors call a record."""
@@ -237,6 +244,9 @@ def _parses(line: bytes) -> bool:
 def _folder(path: Path, media: Path | None, split: str | None) -> Source:
     files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
     names = {file.name for file in files}
+    if TOKENIZED in names:
+        raise DataError(f"{named(path)}: tokens that `data tokenize` wrote; they are trained on as"
+                        " they are, and what else is to be done starts from the data")  # fmt: skip
     if names & {"state.json", "dataset_dict.json"}:
         return _saved(path, media, split)
     tars = [file for file in files if file.suffix == ".tar"]

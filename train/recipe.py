@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from unified.media.picture import write_atomic
 from unified.toybox.samples import TASKS
 from unified.train.corpora import (
     CorporaStage,
@@ -33,9 +34,12 @@ from unified.train.settings import checked, merge, pair, put, read_yaml
 from unified.train.tokenizer import TokenizerConfig
 from unified.train.vision import VisionConfig
 
+if TYPE_CHECKING:
+    from unified.handle import Unified
+
 RECIPES = Path(__file__).parent / "recipes"
 PIECES, CODEC = Path("text/tokenizer.model"), Path("tokenizer/model")  # below a run's folder
-ABILITY = "ability.json"
+RECIPE, ABILITY = "recipe.yaml", "ability.json"
 TOKENIZERS = ("text", "tokenizer")
 STAGES = ("text", "tokenizer", "vision", "align", "pretrain", "chat", "refine", "polish", "sft")
 
@@ -191,7 +195,7 @@ def run(
     if crew.leads:
         folder.mkdir(parents=True, exist_ok=True)
         settings = plan.model_dump(mode="json")
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        write_atomic(folder / RECIPE, yaml.safe_dump(settings, sort_keys=False).encode())
     for name in stages or plan.stages:
         began = time.perf_counter()
         if name in TOKENIZERS and crew.size > 1:
@@ -207,6 +211,30 @@ def run(
             with (folder / "times.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
     return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def begun(place: Path) -> Unified:
+    """The model of a recipe as its first stage finds it, on the CPU: what data may be tokenized for
+    before any of it is trained.
+
+    Args:
+        place: a run's folder, whose tokenizers are trained; or a recipe's file, with those beside
+            it that it does not name itself.
+
+    Raises:
+        ValueError: the recipe has no model, or a tokenizer is not there yet.
+    """
+    from unified.handle import Unified
+    from unified.processing import UnifiedProcessor
+    from unified.train.model import build
+
+    file = place / RECIPE if place.is_dir() else place
+    plan = read(str(file))
+    if plan.model is None:
+        raise ValueError(f"{file}: a recipe without a model; there is nothing to tokenize for")
+    text, codec = _words(plan, file.parent), _codec(plan, file.parent)
+    model = build(plan.model, text, codec, plan.seed, "cpu")
+    return Unified(model, UnifiedProcessor.of(model.config, text), codec, source=str(place))
 
 
 def check(plan: Recipe, stages: list[str]) -> None:

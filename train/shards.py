@@ -29,13 +29,14 @@ from unified.checkpoint import MANIFEST, sha256, verify, write_manifest
 from unified.media.picture import named, write_atomic
 from unified.train.encoding import Encoded, Encoder
 from unified.train.inspection import check_modalities, conversations_of, fault
-from unified.train.readers import Records
+from unified.train.readers import TOKENIZED, Records
 from unified.train.records import DataError
 
-SETTINGS = "tokenized.json"
 SIZE = 1000  # records of a shard
 ROWS = 32  # written at once
 PATIENCE = 30  # tenths of a second that a killed run's processes may take to end
+MARKS = {"layout": "vocabulary or layout", "words": "text tokenizer",
+         "pictures": "preparation of pictures", "codec": "codec"}  # fmt: skip
 Progress = Callable[[int, int], None]
 
 
@@ -173,20 +174,27 @@ def tokenize_ray(
     def work(todo: list[int]) -> None:
         shards = ray.data.from_items([{"shard": k} for k in todo], override_num_blocks=len(todo))
         try:
-            shards.map(_ray_row, fn_kwargs={"job": ray.put(job)}).materialize()
+            for done in shards.map(_ray_row, fn_kwargs={"job": ray.put(job)}).iter_rows():
+                if done["fault"]:
+                    raise DataError(done["fault"])
         except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error.__cause__ or error
-            raise DataError(str(cause).strip().splitlines()[-1]) from None
+            last = str(error).strip().splitlines()[-1]
+            raise ValueError(f"Ray: {last}; the same command goes on from here") from None
 
     return _run(job, work)
 
 
 def _ray_row(row: dict[str, Any], job: Any) -> dict[str, Any]:
+    """Write a shard; what is wrong with its data comes back as a value, for Ray would give its
+    words within a traceback."""
     import ray
 
     whole = ray.get(job) if isinstance(job, ray.ObjectRef) else job
-    whole.write(int(row["shard"]))
-    return row
+    try:
+        whole.write(int(row["shard"]))
+    except DataError as error:
+        return {**row, "fault": str(error)}
+    return {**row, "fault": ""}
 
 
 def _run(job: Job, work: Callable[[list[int]], None]) -> Shards:
@@ -196,7 +204,9 @@ def _run(job: Job, work: Callable[[list[int]], None]) -> Shards:
     check_modalities(job.records, job.encoder)
     settings = {
         "data": job.records.fingerprint,
-        "encoder": job.encoder.fingerprint,
+        "encoder": job.encoder.marks,
+        "context": job.encoder.context,
+        "tasks": list(job.records.tasks),
         "records": len(job.records),
         "size": job.size,
         "side": job.encoder.processor.image_processor.image_size,
@@ -226,7 +236,7 @@ def _claimed(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / SETTINGS
+        path = folder / TOKENIZED
         if not path.exists() and any(folder.iterdir()):
             raise ValueError(f"{named(folder)}: not empty; choose a new folder")
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -265,8 +275,9 @@ def _difference(found: str, settings: dict[str, Any]) -> str:
         changed = [key for key in settings if other.get(key) != settings[key]]
     except (ValueError, AttributeError):
         return "unknown settings"
-    what = {"data": "other data", "encoder": "another model", "records": "other data",
-            "size": "another size", "side": "another model"}  # fmt: skip
+    what = {"data": "other data", "encoder": "another model", "context": "another model",
+            "tasks": "other data", "records": "other data", "size": "another size",
+            "side": "another model"}  # fmt: skip
     return what[changed[0]] if changed else "other settings"
 
 
@@ -353,18 +364,22 @@ class Shards:
     Attributes:
         fingerprint: SHA-256 of the manifest: of every byte.
         skipped: records that were left out: {"record": its number, "reason"}.
+        marks: of the model that they were made for (`Encoder.marks`).
+        tasks: as of the records that they were made of.
     """
 
     def __init__(self, folder: Path):
         """Raises ValueError: missing, incomplete or altered; names the file."""
         import datasets
 
-        if not (folder / SETTINGS).is_file():
+        if not (folder / TOKENIZED).is_file():
             raise ValueError(f"{named(folder)}: no tokenized data; name what `data tokenize` wrote")
         verify(folder)
         self.folder = folder
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        self.side = int(settings["side"])
+        settings = json.loads((folder / TOKENIZED).read_text(encoding="utf-8"))
+        self.side, marks = int(settings["side"]), settings["encoder"]
+        self.marks: dict[str, str] = marks if isinstance(marks, dict) else {}
+        self.tasks: tuple[str, ...] = tuple(settings.get("tasks", ()))
         shards = range(-(-settings["records"] // settings["size"]))
         notes = [_note(folder, shard) for shard in shards]
         self.skipped = [entry for found in notes for entry in found["skipped"]]
@@ -372,6 +387,29 @@ class Shards:
         parts = [datasets.Dataset.from_file(str(file)) for file in files]
         self.table = datasets.concatenate_datasets(parts) if parts else None
         self.fingerprint = sha256(folder / MANIFEST)
+
+    @property
+    def path(self) -> str:
+        return str(self.folder)
+
+    @property
+    def paired(self) -> bool:
+        """As of the records that they were made of."""
+        return self.rejected(0) is not None
+
+    def where(self, index: int) -> str:
+        """How errors call a record."""
+        return f"{self.folder}: record {self._row(index)['record']}"
+
+    def check(self, encoder: Encoder) -> None:
+        """Raise ValueError where they were made for another model than this encoder's."""
+        for name, mark in encoder.marks.items():
+            if self.marks.get(name) != mark:
+                theirs = str(self.marks.get(name, "none"))[:12]
+                raise ValueError(
+                    f"{named(self.folder)}: tokenized for a model with another {MARKS[name]} "
+                    f"({theirs}, here {mark[:12]}); tokenize the data for this one"
+                )
 
     def __len__(self) -> int:
         return 0 if self.table is None else len(self.table)

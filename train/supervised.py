@@ -16,11 +16,10 @@ from unified.toybox.samples import sample
 from unified.train.batches import Batch, Batcher, Encoded
 from unified.train.conversations import POOL, Conversations
 from unified.train.encoding import Encoder
+from unified.train.encodings import Data, Encodings
 from unified.train.mixture import Epochs, Mixture
 from unified.train.model import next_token_loss
 from unified.train.quarantine import Quarantine
-from unified.train.readers import Records
-from unified.train.records import DataError
 from unified.train.tuning import TuningConfig
 
 CACHED = 4096  # records that are encoded once and kept
@@ -30,11 +29,12 @@ class SupervisedStage:
     """Next-token loss over records, and over toybox conversations beside them."""
 
     def __init__(
-        self, handle: Unified, model: torch.nn.Module, data: Records, config: TuningConfig,
+        self, handle: Unified, model: torch.nn.Module, data: Data, config: TuningConfig,
         seed: int, device: str,
     ):  # fmt: skip
         self.handle, self.model, self.data, self.config = handle, model, data, config
-        self.seed, self.device, self.encoder = seed, device, Encoder(handle)
+        self.seed, self.device = seed, device
+        self.encodings = Encodings(data, Encoder(handle))
         self.mixture = Mixture({"data": config.weight, **config.toybox}, seed)
         self.epochs = Epochs(len(data), seed)
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
@@ -73,12 +73,7 @@ class SupervisedStage:
             DataError: it is longer than the model's context, or its media cannot be read.
         """
         if index not in self._cache:
-            encoded = self.encoder.encode(self.data[index])
-            if len(encoded) > self.encoder.context:
-                raise DataError(
-                    f"{self.data[index].source}: {len(encoded)} tokens; the model reads at most "
-                    f"{self.encoder.context}. Shorten it or leave it out"
-                )
+            encoded = self.encodings.reply(index)
             if len(self._cache) < CACHED:
                 self._cache[index] = encoded
             return encoded

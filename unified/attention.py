@@ -1,28 +1,87 @@
 """The one place that chooses how attention is computed.
 
-flash-attention on a GPU that has it, SDPA on other GPUs, and plain products on a CPU: there SDPA's
-kernels cost two to three times as much at the lengths of a conversation, forward and backward
-(LOG.md).
+On a GPU SDPA, which has flash kernels of its own; for sequences that share rows, where SDPA would
+need a dense mask, flash-attn's varlen kernel or FlexAttention. On a CPU plain products, with a
+block mask for sequences that share rows: there SDPA's kernels cost two to three times as much at
+the lengths of a conversation, forward and backward (LOG.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
 
-PRODUCTS = "products"
+PRODUCTS, KERNELS = "products", "kernels"
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def implementation(device: str | torch.device) -> str:
     """Name for transformers' `attn_implementation`."""
-    if torch.device(device).type == "cpu":
-        return PRODUCTS
-    return "flash_attention_2" if find_spec("flash_attn") else "sdpa"
+    return PRODUCTS if torch.device(device).type == "cpu" else KERNELS
+
+
+def documents(positions: torch.Tensor, dtype: torch.dtype) -> BlockMask | torch.Tensor | None:
+    """Who sees whom where sequences share rows, for a decoder's `attention_mask`.
+
+    Args:
+        positions: (B, S), of each sequence from its first on.
+        dtype: that attention will have outside of autocast.
+
+    Returns:
+        Where the sequences end (`ends`) for flash-attn, where it is installed and can compute this
+        dtype; else a block mask for FlexAttention. None where neither trains: there the decoder
+        makes a mask from the positions by itself.
+    """
+    if positions.device.type != "cuda":
+        return None
+    if find_spec("flash_attn") and _computed(dtype, positions.device) in HALVES:
+        return ends(positions)
+    return block_mask(positions)
+
+
+def ends(positions: torch.Tensor) -> torch.Tensor:
+    """Where sequences end in rows laid end to end, int32 (1, 1, 1, sequences + 1), from 0 on."""
+    first = _first(positions).flatten().nonzero()[:, 0]
+    return F.pad(first, (0, 1), value=positions.numel()).int()[None, None, None]
+
+
+def block_mask(positions: torch.Tensor) -> BlockMask:
+    """Every position sees those of its own sequence up to itself, as FlexAttention takes it."""
+    number = _first(positions).cumsum(1)  # (B, S), of the sequence
+
+    def sees(b: Any, h: Any, query: Any, key: Any) -> Any:
+        return (number[b, query] == number[b, key]) & (query >= key)
+
+    (rows, length), device = positions.shape, positions.device
+    make = create_block_mask if device.type == "cpu" else _compiled(create_block_mask)
+    made: BlockMask = make(sees, rows, None, length, length, device=device)
+    return made
+
+
+def _first(positions: torch.Tensor) -> torch.Tensor:
+    """Whether a sequence begins at a position: what does not follow the one before it."""
+    return positions.diff(prepend=positions[:, :1]) != 1
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function)
+
+
+def _computed(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type in which products of a type are computed."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return dtype
 
 
 def attend(
@@ -94,5 +153,49 @@ def _products(
     return attend(query, key, value, attention_mask, scaling).transpose(1, 2), None
 
 
+def _kernels(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """SDPA, or what `documents` gives a mask for; (B, heads, S, head_dim) -> (B, S, heads, ...)."""
+    flex = isinstance(attention_mask, BlockMask)
+    if not flex and (attention_mask is None or attention_mask.dtype != torch.int32):
+        mixed: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return mixed
+    dtype = _computed(query.dtype, query.device)  # norms and rotations leave float32 behind
+    query, key, value = (x.to(dtype) for x in (query, key, value))
+    if not flex:
+        return _varlen(query, key, value, attention_mask, scaling), None
+    run: Callable[..., Any] = flex_attention
+    if query.device.type != "cpu":
+        run = _compiled(flex_attention)
+    out = run(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=True)
+    return out.transpose(1, 2), None
+
+
+def _varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: Any, scale: float | None
+) -> torch.Tensor:
+    """flash-attn over the sequences of all rows, laid end to end."""
+    from flash_attn import flash_attn_varlen_func
+
+    rows, length = query.shape[0], query.shape[2]
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))  # (B * S, heads, ...)
+    bounds = ends.flatten()
+    mixed: torch.Tensor = flash_attn_varlen_func(
+        q, k, v, bounds, bounds, length, length, softmax_scale=scale, causal=True
+    )
+    return mixed.unflatten(0, (rows, length))
+
+
 AttentionInterface.register(PRODUCTS, _products)
 AttentionMaskInterface.register(PRODUCTS, eager_mask)
+AttentionInterface.register(KERNELS, _kernels)
+AttentionMaskInterface.register(KERNELS, sdpa_mask)

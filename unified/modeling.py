@@ -12,12 +12,14 @@ Knows ids and tensors; nothing of words, sampling or files. Shapes: B rows, S po
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, PreTrainedModel
 from transformers.models.chameleon.modeling_chameleon import ChameleonRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -25,12 +27,15 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.utils import ModelOutput
 
+from unified import attention
 from unified.configuration import UnifiedConfig, UnifiedVisionConfig
 from unified.encoders import JanusEncoder, UnderstandingEncoder
 from unified.layers import MLP, RMSNorm
 from unified.packed import Blocks
 
 IGNORE = -100  # label of a position without a target
+LOGITS = 2**26  # held at once where a loss is computed: 256 MB in fp32
+Head = Callable[[torch.Tensor], torch.Tensor]
 NORMS = (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, ChameleonRMSNorm)
 
 
@@ -203,10 +208,12 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         embeds: torch.Tensor,
         *,
         cache: Any = None,
-        mask: torch.Tensor | None = None,
+        mask: Any = None,
         positions: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The decoder over embedded inputs, (B, S, D) -> (B, S, D); extends `cache` in place."""
+        if positions is not None and mask is None and cache is None and not self._slides:
+            mask = attention.documents(positions.expand(len(embeds), -1), embeds.dtype)
         out = self.decoder(
             inputs_embeds=embeds,
             past_key_values=cache,
@@ -216,6 +223,12 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         )
         states: torch.Tensor = out.last_hidden_state
         return states
+
+    @property
+    def _slides(self) -> bool:
+        """Whether some layers see a window alone: transformers' own masks say which."""
+        kinds = getattr(self.config.text_config, "layer_types", None) or ()
+        return "sliding_attention" in kinds
 
     def forward(
         self,
@@ -286,13 +299,28 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         start = self.config.vocabulary.image_start
         is_code = labels >= start
         is_text = (labels >= 0) & ~is_code
-        text = F.cross_entropy(
-            self.text_logits(hidden[is_text]).float(), labels[is_text], reduction="none"
-        )
-        image = F.cross_entropy(
-            self.image_logits(hidden[is_code]).float(), labels[is_code] - start, reduction="none"
-        )
-        return text, image
+        sizes = self.config.vocabulary.text_head, self.config.image_config.codebook_size
+        text = self._losses(self.text_logits, hidden[is_text], labels[is_text], sizes[0])
+        codes = labels[is_code] - start
+        return text, self._losses(self.image_logits, hidden[is_code], codes, sizes[1])
+
+    def _losses(
+        self, head: Head, hidden: torch.Tensor, targets: torch.Tensor, size: int
+    ) -> torch.Tensor:
+        """Cross-entropy of each of (N, D) with one of `size` targets, (N,). Where the logits would
+        be the largest tensor of the step they are made in chunks, and again in the backward pass:
+        of N x size numbers LOGITS are held at a time."""
+
+        def losses(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(head(x).float(), y, reduction="none")
+
+        rows = max(1, LOGITS // size)
+        # processes that share out a head must all call it as often (ZeRO-3), and N differs
+        shared_out = any(hasattr(p, "ds_id") for p in self.parameters())
+        if len(hidden) <= rows or shared_out or not torch.is_grad_enabled():
+            return losses(hidden, targets)
+        chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
+        return torch.cat([checkpoint(losses, x, y, use_reentrant=False) for x, y in chunks])
 
 
 def _mean(values: torch.Tensor) -> torch.Tensor:

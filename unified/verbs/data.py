@@ -56,17 +56,23 @@ OnlyTask = Annotated[
 
 
 def opened(
-    path: str, format: str | None, media: Path | None, split: str | None, task: Task | None
-) -> Any:
-    """The records of data; whatever is wrong with all of it is said before a model is loaded."""
+    path: str, format: str | None, media: Path | None, split: str | None, task: Task | None,
+    tokens: bool = False,
+) -> Any:  # fmt: skip
+    """The records of data, or `tokens` made of them; whatever is wrong with all of it is said
+    before a model is loaded."""
     with status("Reading the data"):
         from unified.train.documents import TASKS
         from unified.train.readers import read
 
         if media is not None and not media.is_dir():
             raise ValueError(f"{named(media)}: no such folder; check --media")
-        tasks = TASKS if task is None else (task.value,)
-        return read(path, format, media=media, split=split, tasks=tasks)
+        tasks = None if task is None else (task.value,)
+        if not tokens:
+            return read(path, format, media=media, split=split, tasks=tasks or TASKS)
+        from unified.train.encodings import open_data
+
+        return open_data(path, format, media=media, split=split, tasks=tasks)
 
 
 @data_app.command("check", epilog="Example: unified data check cats --samples 2")
@@ -139,6 +145,20 @@ def _print(console: Console, line: list[Any], words: str) -> None:
     console.print(text, soft_wrap=True)
 
 
+def _begun(model: str | None) -> Any:
+    """The model of a recipe that is named by its run's folder or its file; None for any other."""
+    if model is None:
+        return None
+    place = Path(model)
+    run = (place / "recipe.yaml").is_file() and not (place / "config.json").is_file()
+    if not run and place.suffix not in (".yaml", ".yml"):
+        return None
+    with status("Loading torch"):
+        from unified.train.recipe import begun
+
+        return begun(place)
+
+
 @data_app.command("tokenize", epilog="Example: unified data tokenize corpus.jsonl -o tokens")
 def data_tokenize(
     path: Data,
@@ -170,10 +190,12 @@ def data_tokenize(
     """Turn data into tokens once, in memory-mapped shards, for training on them many times.
 
     A stopped run goes on when the same command is given again. The number of processes makes no
-    difference to what is written.
+    difference to what is written. `unified finetune FOLDER` trains on the tokens, and a recipe with
+    --set data.NAME=FOLDER; for the latter --model is the folder of the recipe's run, whose stages
+    `text` and `tokenizer` are done, or the recipe's file.
     """
     records = opened(path, format, media, split, task)
-    handle = load(model, device)
+    handle = _begun(model) or load(model, device)
     from unified.train.encoding import Encoder
     from unified.train.shards import tokenize, tokenize_ray
 

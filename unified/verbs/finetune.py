@@ -67,11 +67,12 @@ def finetune(
 ) -> int:
     """Teach a model from your own data, looking and drawing together: a LoRA adapter.
 
-    Any format of `unified data` will do. A stopped run goes on when the same command is given
-    again, and several processes tune one model under torchrun (docs/distributed.md). Talk to the
-    result with: unified chat --adapter FOLDER/adapter
+    Any format of `unified data` will do, and the tokens that `unified data tokenize` made of it. A
+    stopped run goes on when the same command is given again, and several processes tune one model
+    under torchrun (docs/distributed.md). Talk to the result with: unified chat --adapter
+    FOLDER/adapter
     """
-    records = opened(data, format, media, split, task)
+    records = opened(data, format, media, split, task, tokens=True)
     with status("Loading torch"):
         from unified.train import finetune as tuning
         from unified.train.distributed import own_device, team
