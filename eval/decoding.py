@@ -3,6 +3,7 @@
 Both read the same weights from the same files and draw the same prompt greedily with guidance, in
 one process. transformers runs as shipped, and as tuned here: attention in plain products, which on
 a CPU take less than half the time of SDPA's kernels for one query. Its cache is tight in both.
+`unified.jacobi` draws the same, and what the shipped model draws, with many codes in a pass.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 
 import torch
 
+from unified import jacobi
 from unified.engine import Request
-from unified.eval.speed import Timed, Way, machine_facts, ratio, rows
+from unified.eval.speed import Timed, Way, interleaved, machine_facts, ratio, rows
 from unified.handle import Unified, load
 from unified.packed import packed_bytes
 from unified.sampling import Sampling
@@ -26,6 +28,7 @@ GUIDANCE = 5.0
 KINDS = ("fp32", "bf16", "half", "int8", "int4")  # of our weights; the last three are packed
 UNGUIDED = ", unguided"  # ends the name of a way that draws without a twin row
 PROMPT = "A red circle and two dogs at night."
+PROMPTS = ("a red circle left of a cat", "three dogs at night", "a tree", "two blue stars")
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
         "text": {"vocab_size": 400, "hidden_size": 64, "intermediate_size": 96,
@@ -118,12 +121,14 @@ class Race:
             self.handles[name] = handle
 
 
-def race(folder: Path, kinds: Sequence[str], codes: int, against: bool, unguided: int) -> Race:
+def race(
+    folder: Path, kinds: Sequence[str], codes: int, against: bool, unguided: int, window: int = 0
+) -> Race:
     """Ours with weights of several kinds, and beside it transformers in fp32 and in bf16.
 
     Args:
         folder: a checkpoint in Janus' layout. unguided: codes that ours also draws without a twin
-            row; 0: none.
+            row; 0: none. window: of Jacobi decoding, which ours also draws by; 0: not.
     """
     found = Race()
     for kind in kinds:
@@ -134,6 +139,8 @@ def race(folder: Path, kinds: Sequence[str], codes: int, against: bool, unguided
         if unguided:
             name = f"unified {kind}{UNGUIDED}"
             found.add(name, ours(handle, min(unguided, codes), 1.0), handle)
+        if window:
+            found.add(f"unified {kind}, jacobi", at_once(handle, codes, window))
     if against:
         from transformers import JanusForConditionalGeneration
 
@@ -148,10 +155,12 @@ def race(folder: Path, kinds: Sequence[str], codes: int, against: bool, unguided
 
 @dataclass
 class Drawn:
-    """What a way drew last, and of every round (but the first) the seconds between its codes."""
+    """What a way drew last, and of every round (but the first) the seconds between its codes, or
+    between its passes, if a pass is of many codes. passes: how many such there were, 0: none."""
 
     codes: list[int] = field(default_factory=list)
     steps: list[list[float]] = field(default_factory=list)
+    passes: int = 0
 
     def take(self, codes: list[int], times: list[float]) -> None:
         self.codes = codes
@@ -171,9 +180,7 @@ class Drawn:
 def ours(handle: Unified, codes: int, guidance: float = GUIDANCE) -> tuple[Way, Drawn]:
     """So many codes of a picture by our engine."""
     drawn, start = Drawn(), handle.layout.vocabulary.image_start
-    prompt = _prompt(handle)
-    sampling = Sampling(guidance_scale=guidance, temperature=0.0)
-    request = Request(prompt, None, 0, sampling, draw="now", most=handle.layout.drawn_length)
+    request = _greedy(handle, guidance)
 
     def way() -> tuple[int, float]:
         began = time.perf_counter()
@@ -189,6 +196,63 @@ def ours(handle: Unified, codes: int, guidance: float = GUIDANCE) -> tuple[Way, 
         return len(found), times[-1] - began
 
     return way, drawn
+
+
+def _greedy(handle: Unified, guidance: float) -> Request:
+    sampling = Sampling(guidance_scale=guidance, temperature=0.0)
+    most = handle.layout.drawn_length
+    return Request(_prompt(handle), None, 0, sampling, draw="now", most=most)
+
+
+def at_once(handle: Unified, codes: int, window: int) -> tuple[Way, Drawn]:
+    """The same as `ours` by Jacobi decoding."""
+    drawn, start = Drawn(), handle.layout.vocabulary.image_start
+    request = _greedy(handle, GUIDANCE)
+
+    def way() -> tuple[int, float]:
+        began = time.perf_counter()
+        found: list[int] = []
+        times: list[float] = []
+        for token, reply in jacobi.stream(handle.engine, request, window):
+            if reply.passes > len(times):
+                times.append(time.perf_counter())
+            if token >= start:
+                found.append(token - start)
+            if len(found) == codes:
+                break
+        drawn.take(found, times if len(times) > 1 else [began, *times])
+        drawn.passes = len(times)
+        return len(found), time.perf_counter() - began
+
+    return way, drawn
+
+
+def shipped(window: int, rounds: int, seed: int) -> list[dict[str, Any]]:
+    """What the shipped model draws to PROMPTS, one by one and by Jacobi decoding: `speed.rows`,
+    with `passes`, the mean over the pictures."""
+    handle = load(None, "cpu")
+    passes: dict[str, list[int]] = {}
+
+    def way(name: str, **how: Any) -> Way:
+        def work() -> tuple[int, float]:
+            began = time.perf_counter()
+            drawn = [handle.generate(prompt, seed=seed, **how)[0] for prompt in PROMPTS]
+            seconds = time.perf_counter() - began
+            places = len(handle.layout.written)
+            passes[name] = [image.info.get("passes", places) for image in drawn]
+            return len(drawn) * handle.layout.image_length, seconds
+
+        return work
+
+    one, many = "shipped, one by one", "shipped, jacobi"
+    ways = {one: way(one), many: way(many, parallel="jacobi", window=window)}
+    found = interleaved(ways, rounds)
+    facts = {"model": handle.source, "pictures": len(PROMPTS), "window": window, "seed": seed,
+             "sampling": handle.sampling.settings()}  # fmt: skip
+    out = rows("draw", "image tokens", found, facts)
+    for row in out:
+        row["passes"] = statistics.mean(passes[row["way"]])
+    return out
 
 
 def theirs(model: Any, handle: Unified, codes: int, attention: str) -> tuple[Way, Drawn]:
@@ -285,8 +349,8 @@ def report(
     Returns:
         Rows with, beside those of `speed.rows`: step_ms, first_ms, last_ms (medians), their
         quotient, ratios (rate to that of each other way), codes, agrees (how many codes are those
-        of each other way); and of ours bytes_a_step, gbytes_a_second, bandwidth_share,
-        roofline_share, guided_to_unguided.
+        of each other way), passes (where a pass is of many codes, it is a step); and of ours
+        bytes_a_step, gbytes_a_second, bandwidth_share, roofline_share, guided_to_unguided.
     """
     drawn, handles = raced.drawn, raced.handles
     after = machine_facts()
@@ -300,7 +364,7 @@ def report(
         row["last_to_first"] = row["last_ms"] / row["first_ms"]
         row["ratios"] = {x.name: ratio(timed, x) for x in found if x is not timed}
         row["unguided"] = row["way"].endswith(UNGUIDED)
-        row["codes"] = own.codes
+        row["codes"], row["passes"] = own.codes, own.passes or len(own.codes)
         row["agrees"] = {name: _agreeing(own.codes, other.codes) for name, other in drawn.items()}
         if row["way"] in handles:
             _against_limits(row, handles[row["way"]], own, drawn, best)

@@ -149,6 +149,7 @@ def _settings(
         device=device,
         dtype=dtype.removeprefix("torch."),
         threads=torch.get_num_threads() if torch is not None and device else 0,
+        weights=str(getattr(model, "weights", "")),
     )
 
 

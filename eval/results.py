@@ -43,6 +43,7 @@ class Settings(BaseModel):
         data, data_hash: path ("" where samples are made), and hash over the samples asked.
         limit: units asked at most, None for all; batch: pictures or questions at once.
         device, dtype, threads: of the arithmetic; "" and 0 where the model does not say.
+        weights: how the decoder's are held, "float" or packed; "" where the model does not say.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +68,7 @@ class Settings(BaseModel):
     device: str
     dtype: str
     threads: int
+    weights: str
 
 
 class Row(BaseModel):

@@ -205,6 +205,7 @@ def _settings(run: _Run, limit: int | None) -> dict[str, Any]:
         "toolkit": unified.__version__,
         "device": str(device) if device is not None else None,
         "dtype": str(dtype).removeprefix("torch.") if dtype is not None else None,
+        "weights": getattr(run.model, "weights", "float"),
     }
 
 

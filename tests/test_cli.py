@@ -32,7 +32,8 @@ VERBS = [
     ["chat"], ["generate"], ["ask"], ["train"], ["doctor"], ["tokenizer"], ["tokenizer", "train"],
     ["tokenizer", "eval"], ["tokenizer", "encode"], ["tokenizer", "decode"], ["eval"],
     ["eval", "toybox"], ["data"], ["data", "check"], ["data", "tokenize"],
-    ["finetune"], ["merge"], ["bench"], ["bench", "train"], ["bench", "decode"], ["convert"],
+    ["finetune"], ["merge"], ["bench"], ["bench", "train"], ["bench", "decode"], ["bench", "serve"],
+    ["convert"],
 ]  # fmt: skip
 
 

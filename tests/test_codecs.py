@@ -71,6 +71,7 @@ def _seed() -> Codec:
 def _video() -> Codec:
     return VideoTokenizer(
         VideoConfig(
+            widths=(4, 8, 16),
             width=32,
             layers=1,
             heads=2,

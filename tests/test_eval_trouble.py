@@ -276,7 +276,7 @@ def test_a_run_of_which_nothing_came_has_a_report(tmp_path: Path) -> None:
 SETTINGS = {
     "model", "revision", "adapter", "adapter_revision", "recipe", "toolkit", "benchmark",
     "template", "sampling", "judge", "judge_source", "judge_revision", "data", "data_hash", "seed",
-    "limit", "batch", "device", "dtype", "threads",
+    "limit", "batch", "device", "dtype", "threads", "weights",
 }  # fmt: skip
 ROW = {
     "task", "side", "modality", "skill", "split", "metric", "value", "stderr", "ci", "n",
@@ -343,6 +343,7 @@ def test_every_setting_is_what_it_says(tmp_path: Path, monkeypatch: pytest.Monke
     changes({"adapter_revision"}, Named(adapter_revision="abd"))
     changes({"device"}, Named(device="cuda:0"))
     changes({"dtype"}, Named(dtype="torch.bfloat16"))
+    changes({"weights"}, Named(weights="int8"))
     changes({"seed"}, seed=1)
     changes({"limit", "data_hash"}, limit=1)
     changes({"batch"}, batch=2)

@@ -42,7 +42,7 @@ def folder_of(home: Path, name: str, tasks: dict[str, Right], data: str = "same"
             model=name, revision="1", adapter="", adapter_revision="", recipe="abc", toolkit="0",
             benchmark="x", template=spec.prompt, sampling={}, judge="", judge_source="",
             judge_revision="", data="", data_hash=f"{data} {task}", seed=0, limit=2, batch=32,
-            device="cpu", dtype="float32", threads=1,
+            device="cpu", dtype="float32", threads=1, weights="float",
         )  # fmt: skip
         (home / name).mkdir(parents=True, exist_ok=True)
         described = yaml.safe_dump(spec.model_dump(mode="json"))

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from unified.tokenizers.codec import Codec, CodecSpec
+from unified.tokenizers.vqgan import Autoencoder
 
 
 class PublishedCodec(Codec):
@@ -100,7 +101,12 @@ class _Grid(PublishedCodec):
 
 class JanusCodec(_Grid):
     """JanusVQVAE. Its own `encode` compares lengths that its `decode` has normalized away; the
-    codes were trained with cosine, so cosine it is."""
+    codes were trained with cosine, so cosine it is. On a CPU in fp32 its layers are run by
+    `vqgan.Autoencoder`."""
+
+    def __init__(self, model: Any, folder: Path):
+        super().__init__(model, folder)
+        self._sooner: Autoencoder | None = None
 
     def describe(self, config: Any) -> CodecSpec:
         scale = 2 ** (len(config.channel_multiplier) - 1)
@@ -112,14 +118,23 @@ class JanusCodec(_Grid):
     @torch.no_grad()
     def encode(self, media: torch.Tensor) -> torch.Tensor:
         self.check_media(media)
-        latents = self.model.quant_conv(self.model.encoder(media)).flatten(2).transpose(1, 2)
+        own = self._sooner = Autoencoder.of(self.model, self._sooner)
+        if own is not None:
+            latents = own.encode(media).flatten(1, 2)
+        else:
+            latents = self.model.quant_conv(self.model.encoder(media)).flatten(2).transpose(1, 2)
         book = F.normalize(self.model.quantize.embedding.weight, dim=-1)
         return (F.normalize(latents, dim=-1) @ book.T).argmax(-1)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         self.spec.check(codes)
-        return self.model.decode(codes).clamp(-1, 1)
+        own = self._sooner = Autoencoder.of(self.model, self._sooner)
+        if own is None:
+            return self.model.decode(codes).clamp(-1, 1)
+        grid = int(self.spec.length**0.5)
+        vectors = F.normalize(self.model.quantize.embedding(codes), dim=-1)
+        return own.decode(vectors.unflatten(1, (grid, grid))).clamp(-1, 1)
 
 
 class ChameleonCodec(_Grid):

@@ -1,4 +1,4 @@
-"""Muon: momentum, orthogonalized, for the matrices of transformer blocks.
+"""Muon: momentum, orthogonalized, for the matrices of transformer blocks and for convolutions.
 
 https://kellerjordan.github.io/posts/muon/, scaled as in https://arxiv.org/abs/2502.16982. As
 `torch.optim.Muon`, but that one always multiplies in bfloat16, which a CPU without such
@@ -32,7 +32,7 @@ def orthogonalize(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices only.
+    """For matrices, and convolutions as matrices of (out, in * height * width).
 
     Args:
         lr: the update of every matrix has a root mean square of 0.2 lr, as AdamW's about has, so
@@ -56,12 +56,14 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     alike[p.shape].append(p)
             for shape, members in alike.items():
-                updates = torch.stack([self._momentum(p, group["momentum"]) for p in members])
+                updates = torch.stack(
+                    [self._momentum(p, group["momentum"]).flatten(1) for p in members]
+                )
                 updates = orthogonalize(updates)
-                rate = group["lr"] * 0.2 * max(shape) ** 0.5
+                rate = group["lr"] * 0.2 * max(updates.shape[1:]) ** 0.5
                 for p, update in zip(members, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update, alpha=-rate)
+                    p.add_(update.view(shape), alpha=-rate)
 
     def _momentum(self, p: torch.Tensor, momentum: float) -> torch.Tensor:
         """Nesterov's."""

@@ -47,9 +47,9 @@ def learning_rate(config: LoopConfig, step: int) -> float:
 
 
 def optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
-    """AdamW for all, or Muon (https://arxiv.org/abs/2502.16982) for the matrices of transformer
-    blocks and AdamW for the rest; weight decay on matrices only. Each group holds its share of the
-    learning rate as "share".
+    """AdamW for all, or Muon (https://arxiv.org/abs/2502.16982) for the matrices and convolutions
+    of blocks and AdamW for the rest; weight decay on matrices only. Each group holds its share of
+    the learning rate as "share".
 
     Raises:
         ValueError: `freeze` or `rates` name what the model does not have, or nothing is left.
@@ -58,7 +58,7 @@ def optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimiz
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            hidden = config.optimizer == "muon" and p.ndim == 2 and _inside(name)
+            hidden = config.optimizer == "muon" and p.ndim in (2, 4) and _inside(name)
             decay = config.weight_decay if p.ndim >= 2 else 0.0
             groups.setdefault((hidden, decay, _share(name, config.rates)), []).append(p)
     if not groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,30 +16,44 @@ from unified.toybox.film import render_film, sample_film
 
 
 def films(
-    seed: int, start: int, count: int, split: str = "train", frames: int = 17
+    seed: int, start: int, count: int, split: str = "train", frames: int = 17, crowd: int = 1
 ) -> torch.Tensor:
-    """Rendered films start..start+count of a seed, (count, 3, frames, 64, 64) in [-1, 1]."""
-    names = (f"{seed}/film/{split}/{index}" for index in range(start, start + count))
-    made = [render_film(sample_film(random.Random(n), split, frames)) for n in names]
+    """Rendered films start..start+count of a seed, (count, 3, frames, 64, 64) in [-1, 1].
+
+    Args:
+        crowd: films whose things stand together in one, at most.
+    """
+    made = []
+    for index in range(start, start + count):
+        rng = random.Random(f"{seed}/film/{split}/{index}")
+        first, *others = (sample_film(rng, split, frames) for _ in range(rng.randint(1, crowd)))
+        actors = (actor for film in (first, *others) for actor in film.actors)
+        made.append(render_film(replace(first, actors=tuple(actors))))
     return to_tensor(np.concatenate(made)).unflatten(0, (count, frames)).transpose(1, 2)
 
 
+CROWD = 6  # one film shows so little that most of a batch would be bare ground
+
+
 class VideoStage:
-    """Absolute and squared error of the pixels; the first frame, a picture, weighs double."""
+    """Absolute and squared error of the pixels; the first frame, a picture, weighs double.
+
+    The squared one counts most: it asks for the things, the absolute one for the bare ground.
+    """
 
     def __init__(self, model: VideoTokenizer, size: int, seed: int, device: str, frames: int = 9):
         self.model, self.size, self.seed, self.device = model, size, seed, device
         self.frames = frames
 
     def batch(self, step: int) -> list[torch.Tensor]:
-        film = films(self.seed, step * self.size, self.size, frames=self.frames)
+        film = films(self.seed, step * self.size, self.size, frames=self.frames, crowd=CROWD)
         return [film.to(self.device)]
 
     def loss(self, part: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         rebuilt, codes, commitment = self.model(part)
         rebuilt = rebuilt.float()
         squared = F.mse_loss(rebuilt, part)
-        loss = F.l1_loss(rebuilt, part) + squared + commitment
+        loss = F.l1_loss(rebuilt, part) + 10 * squared + commitment
         loss = loss + F.l1_loss(rebuilt[:, :, 0], part[:, :, 0]) / self.frames
         size = self.model.spec.codebooks[0]
         spread, used = perplexity(codes[..., 0], size)

@@ -1,17 +1,53 @@
 """Key/value cache in buffers that stay: a decode step writes one column in place, copies nothing.
 
-Keys lie (B, heads, head_dim, capacity) in memory on a CPU, values (B, heads, capacity, head_dim):
-one query reads both as plain matrices, in two thirds of the time that keys laid the other way take.
+Keys lie (rows, heads, head_dim, capacity) in memory on a CPU, values (rows, heads, capacity,
+head_dim): one query reads both as plain matrices, in two thirds of the time that keys laid the
+other way take.
+
+    block_cache    all rows write the same columns
+    RowCache       each row has a length of its own: rows join and leave, the rest stays in place
+
+Knows nothing of what the rows stand for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from unified.attention import attend, attend_last
+
 BLOCK = 128  # positions
+FIRST = 8  # rows of the first buffers
+
+
+def _whole(columns: int) -> int:
+    """Columns of the blocks that hold so many."""
+    return -(-columns // BLOCK) * BLOCK
+
+
+def _later(start: int, stop: int, device: torch.device) -> torch.Tensor:
+    """Hides from positions start..stop what comes after each, (1, 1, stop - start, stop)."""
+    shape, lowest = (1, 1, stop - start, stop), torch.finfo(torch.float32).min
+    return torch.full(shape, lowest, device=device).triu_(start + 1)
+
+
+def _buffers(
+    keys: torch.Tensor, values: torch.Tensor, rows: int, columns: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Room for keys and values like these. Zeros: what is masked is multiplied by 0 all the same,
+    and memory as it comes may hold NaN."""
+    heads, width = keys.shape[1], keys.shape[3]
+    capacity = _whole(columns)
+    if keys.device.type == "cpu":
+        made = keys.new_zeros(rows, heads, width, capacity).transpose(2, 3)
+    else:
+        made = keys.new_zeros(rows, heads, capacity, width)
+    return made, values.new_zeros(rows, heads, capacity, values.shape[3])
 
 
 class BlockLayer(DynamicLayer):
@@ -41,18 +77,23 @@ class BlockLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return (key_states, value_states) if start == 0 else (self.keys, self.values)
 
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        """Write a column and attend to all there are: `unified.attention.attend_last`."""
+        return attend_last(query, *self.update(key, value), bias, scale)
+
     def _grown(
         self, keys: torch.Tensor, values: torch.Tensor, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Buffers with room for `end` positions, and what was written so far."""
         room = max(end, self.reserve, 0 if self.buffers is None else self.length * 3 // 2)
-        capacity = -(-room // BLOCK) * BLOCK
-        batch, heads, _, width = keys.shape
-        if keys.device.type == "cpu":
-            grown = keys.new_empty(batch, heads, width, capacity).transpose(2, 3)
-        else:
-            grown = keys.new_empty(batch, heads, capacity, width)
-        pair = grown, values.new_empty(batch, heads, capacity, values.shape[-1])
+        pair = _buffers(keys, values, len(keys), room)
         if self.buffers is not None:
             for new, old in zip(pair, self.buffers, strict=True):
                 new[:, :, : self.length] = old[:, :, : self.length]
@@ -65,3 +106,198 @@ class BlockLayer(DynamicLayer):
 def block_cache(layers: int, reserve: int = 0) -> Cache:
     """An empty cache for a decoder of so many layers, with room for `reserve` positions."""
     return Cache(layers=[BlockLayer(reserve) for _ in range(layers)])
+
+
+@dataclass
+class _Place:
+    """Where the next update writes, the same in every layer.
+
+    Attributes:
+        rows: that take part, one after the other.
+        start, stop: columns that are written, and 0..stop that are read.
+        at: where each row writes one column of its own, its number as indices of keys and values,
+            (rows, heads, 1, head_dim); None: all write start..stop.
+        blocks: of other rows, (row, start, stop) and what each position does not see, (1, 1,
+            stop - start, stop), to be added to scores.
+        capacity: (rows, columns) that the buffers must hold.
+    """
+
+    rows: slice = field(default_factory=lambda: slice(0))
+    start: int = 0
+    stop: int = 0
+    at: tuple[torch.Tensor, torch.Tensor] | None = None
+    blocks: tuple[tuple[int, int, int, torch.Tensor], ...] = ()
+    capacity: tuple[int, int] = (0, 0)
+
+
+class _RowLayer(DynamicLayer):
+    """One layer of a `RowCache`."""
+
+    def __init__(self, place: _Place) -> None:
+        super().__init__()
+        self.place, self.held = place, (0, 0)
+        self.buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        place = self.place
+        if self.held != place.capacity:
+            self.make_room(key_states, value_states)
+        assert self.buffers is not None
+        keys = self.buffers[0][place.rows, :, : place.stop]
+        values = self.buffers[1][place.rows, :, : place.stop]
+        if place.at is not None:
+            keys.scatter_(2, place.at[0], key_states)
+            values.scatter_(2, place.at[1], value_states)
+            return keys, values
+        keys[:, :, place.start :] = key_states
+        values[:, :, place.start :] = value_states
+        return (keys, values) if place.start else (key_states, value_states)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        """Write a column of the rows and the blocks, and attend to what each sees.
+
+        Args:
+            query: (rows and positions of the blocks, heads, head_dim). key, value: (…, kv_heads, 1,
+                head_dim). bias: (rows, stop), as in `unified.attention.attend_last`.
+
+        Returns:
+            (rows and positions of the blocks, heads * head_dim)
+        """
+        place = self.place
+        first = place.rows.stop
+        if not place.blocks:
+            return attend_last(query, *self.update(key, value), bias, scale)
+        if self.held != place.capacity:
+            self.make_room(key, value)
+        out = []
+        if first:
+            seen = self.update(key[:first], value[:first])
+            out.append(attend_last(query[:first], *seen, bias, scale))
+        for row, start, stop, hidden in place.blocks:
+            last = first + stop - start
+            parts = (query[first:last], key[first:last, :, 0], value[first:last, :, 0])
+            out.append(self._attend_block(*parts, row, start, stop, hidden, scale))
+            first = last
+        return torch.cat(out)
+
+    def _attend_block(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        row: int,
+        start: int,
+        stop: int,
+        hidden: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        """Some positions of a row, each sees those before it; all (positions, heads, head_dim)."""
+        assert self.buffers is not None
+        keys, values = (buffer[row : row + 1, :, :stop] for buffer in self.buffers)
+        keys[0, :, start:] = key.transpose(0, 1)
+        values[0, :, start:] = value.transpose(0, 1)
+        groups = query.shape[1] // keys.shape[1]
+        if groups > 1:
+            keys, values = (x.repeat_interleave(groups, 1) for x in (keys, values))
+        mask = hidden.to(query.dtype)
+        seen = attend(query.transpose(0, 1)[None], keys, values, mask, scale)
+        return seen[0].transpose(0, 1).flatten(1)
+
+    def make_room(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Buffers as large as they must be now, for keys and values like these."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        old, (rows, columns) = self.buffers, self.held
+        self.held = self.place.capacity
+        self.buffers = _buffers(keys, values, *self.held)
+        if old is not None:
+            for new, kept in zip(self.buffers, old, strict=True):
+                new[:rows, :, :columns] = kept
+
+    def get_seq_length(self) -> int:
+        """Positions before the ones that are written next."""
+        return self.place.start
+
+
+class RowCache(Cache):
+    """Rows of different lengths. Row r's position p is in column p: nothing is padded on the left,
+    what stands beyond a row's end is hidden from it and overwritten as it goes on.
+
+    Before the decoder runs, `block` or `column` says what it will write.
+    """
+
+    def __init__(self, layers: int, most: int = 2**20) -> None:
+        """most: rows that there will ever be."""
+        self.place, self.most = _Place(), most
+        super().__init__(layers=[_RowLayer(self.place) for _ in range(layers)])
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Have room for so many. To grow is to copy: rows double, columns grow by half."""
+        held = self.place.capacity
+        if rows > held[0]:
+            held = max(rows, min(self.most, max(FIRST, 2 * held[0]))), held[1]
+        if columns > held[1]:
+            held = held[0], _whole(max(columns, held[1] * 3 // 2))
+        self.place.capacity = held
+
+    def block(self, row: int, start: int, stop: int) -> None:
+        """Next, a row alone writes columns start..stop."""
+        self.reserve(row + 1, stop)
+        place = self.place
+        place.rows, place.start, place.stop = slice(row, row + 1), start, stop
+        place.at, place.blocks = None, ()
+
+    def column(
+        self,
+        columns: Sequence[int],
+        device: torch.device,
+        blocks: Sequence[tuple[int, int, int]] = (),
+    ) -> torch.Tensor | None:
+        """Next, rows 0, 1, … write one column each, and other rows blocks: (row, start, stop).
+
+        Returns:
+            Their columns as a tensor (rows, 1); None where all write the same: then every row sees
+            all that is read.
+        """
+        last, place = max(columns, default=-1), self.place
+        rows = [len(columns), *(row + 1 for row, _, _ in blocks)]
+        self.reserve(max(rows), max([last + 1, *(stop for _, _, stop in blocks)]))
+        place.rows, place.start, place.stop = slice(0, len(columns)), last, last + 1
+        place.at, place.blocks = None, tuple((*b, _later(*b[1:], device)) for b in blocks)
+        if min(columns, default=-1) == last:
+            return None
+        at = torch.tensor(columns, device=device)[:, None]
+        shapes = [buffer.shape for buffer in self.layers[0].buffers]
+        keys, values = (at[..., None, None].expand(-1, s[1], 1, s[3]) for s in shapes)
+        place.at = keys, values
+        return at
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Lay the first columns of a row into another."""
+        for layer in self.layers:
+            for buffer in layer.buffers:
+                buffer[target, :, :length] = buffer[source, :, :length]
+
+    def read(self, row: int, start: int, stop: int) -> torch.Tensor:
+        """Keys and values of some columns of a row, (2 layers, heads, stop - start, head_dim)."""
+        pairs = (layer.buffers for layer in self.layers)
+        return torch.stack([buffer[row, :, start:stop] for pair in pairs for buffer in pair])
+
+    def write(self, row: int, kept: torch.Tensor) -> None:
+        """Put what `read` gave into the first columns of a row."""
+        length = kept.shape[2]
+        self.reserve(row + 1, length)
+        for layer, pair in zip(self.layers, kept.unflatten(0, (-1, 2)), strict=True):
+            if layer.held != self.place.capacity:
+                layer.make_room(*pair[:, None])
+            for buffer, columns in zip(layer.buffers, pair, strict=True):
+                buffer[row, :, :length] = columns

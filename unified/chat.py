@@ -342,13 +342,19 @@ class Chat:
 
 
 def facts(model: Any, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """How a picture came about, for its metadata: seed, settings, model, software."""
+    """How a picture came about, for its metadata: seed, settings, model, weights, software."""
     from unified import __version__
 
     adapter = getattr(model, "adapter", None)
     used = f"+ {adapter}" if adapter else ""
     name = " ".join(filter(None, (str(model.source), str(model.revision), used)))
-    return {"seed": seed, "settings": settings, "model": name, "software": f"unified {__version__}"}
+    return {
+        "seed": seed,
+        "settings": settings,
+        "model": name,
+        "weights": getattr(model, "weights", "float"),
+        "software": f"unified {__version__}",
+    }
 
 
 def split_path(rest: str) -> tuple[Path, str]:

@@ -1,22 +1,27 @@
-"""Decoding: prefill, cached steps, guidance rows, the grammar, reading back what was drawn.
+"""Decoding: what each request writes next, by its grammar, its heads, guidance and chance.
 
-A batch of requests advances together, each in its own grammar state. A guided request has a twin
-row that sees the codes so far, and before them what the layout calls unconditional: nothing but
+Requests are served together (`unified.batch`), each in its own grammar state. A guided request has
+a twin that sees the codes so far, and before them what the layout calls unconditional: nothing but
 `<bos> <assistant> <image>`, or the row itself in pads, without what it drew before. Each request
-draws from its own generator, so its tokens do not depend on its neighbours. `naive` is the same
-without cache or batch, for the tests.
+draws from its own generator, so its tokens do not depend on its neighbours, save where two choices
+are equal to the last digits: products of several rows are not rounded like those of one. `naive`
+is the same without cache or batch, for the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from unified.cache import block_cache
+from unified.batch import Lane, Session
 from unified.grammar import Grammar
 from unified.modeling import UnifiedForConditionalGeneration, code_places
+from unified.prefixes import MEMORY, Prefixes
 from unified.sampling import Sampling, choose, guidance_weight
 from unified.step import Step
 from unified.tokenizers.codec import Codec
@@ -49,23 +54,55 @@ class Request:
             raise ValueError(f"unknown draw {self.draw!r}; one of {', '.join(DRAW)}")
 
 
+class Pictures(Sequence[torch.Tensor]):
+    """Pictures (C, H, W) in [-1, 1]. One that is still on its way from codes to pixels is waited
+    for when it is looked at."""
+
+    def __init__(self) -> None:
+        self._made: list[torch.Tensor | Future[torch.Tensor]] = []
+
+    def append(self, picture: torch.Tensor | Future[torch.Tensor]) -> None:
+        self._made.append(picture)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        made = self._made[index]
+        return made.result() if isinstance(made, Future) else made
+
+
 @dataclass
 class Reply:
-    """ids written after the request's own; pictures (C, H, W) in [-1, 1]; why it ended."""
+    """ids written after the request's own; pictures drawn; why it ended: "end", "picture",
+    "length", "cancelled", "" where it has not."""
 
     ids: list[int] = field(default_factory=list)
-    pictures: list[torch.Tensor] = field(default_factory=list)
+    pictures: Pictures = field(default_factory=Pictures)
     reason: str = ""
 
 
 @dataclass
-class _Row:
-    """Where one request stands."""
+class Row:
+    """Where one request stands.
+
+    Attributes:
+        lanes: of a batch that it may take: itself and its twin.
+        lane, twin: those that it has. features: of the view being read back. reread: such views.
+    """
 
     request: Request
     grammar: Grammar
     generator: torch.Generator
+    lanes: int = 1
+    number: int = 0
     reply: Reply = field(default_factory=Reply)
+    lane: Lane | None = None
+    twin: Lane | None = None
+    features: torch.Tensor | None = None
+    reread: int = 0
     codes: list[int] = field(default_factory=list)
     at: int | None = None  # the next of what a picture is made of, where one is being drawn
     picture: list[int] = field(default_factory=list)  # ids of the one being drawn, <image> first
@@ -83,38 +120,79 @@ class _Row:
 
 
 class Engine:
-    """Runs requests on one model. Tokens and pictures only: words are the handle's business."""
+    """Runs requests on one model. Tokens and pictures only: words are the handle's business.
 
-    def __init__(self, model: UnifiedForConditionalGeneration, codec: Codec):
+    Args:
+        memory: bytes that `prefixes` take at most.
+
+    Attributes:
+        prefixes: keys and values of prompts, for those that begin alike.
+        aside: whether pixels are decoded by a thread beside the steps; None: where that pays, on a
+            GPU, and on a CPU that has cores for a second team of threads.
+    """
+
+    def __init__(self, model: UnifiedForConditionalGeneration, codec: Codec, memory: int = MEMORY):
         self.model, self.codec = model, codec
         self.layout = model.config.layout
         self.vocabulary = self.layout.vocabulary
         self.context = model.config.text_config.max_position_embeddings
         self.step: Step | None = None
+        self.prefixes = Prefixes(memory)
+        self.aside: bool | None = None
+        self._beside: ThreadPoolExecutor | None = None
         # what stands between <image> and <image_end>: an id that is always the same, or a choice
         self.plan: tuple[int | range, ...] = tuple(
             self.layout.codes_at(place) if due is None else due
             for due, place in zip(self.layout.written, self.layout.places, strict=True)
         )
+        self._last = max(k for k, due in enumerate(self.plan) if not isinstance(due, int))
+        self._bars: dict[bool, torch.Tensor] = {}
+
+    def serve(self, rows: int) -> Session:
+        """An empty batch, to which requests are added at any time. See `Session`."""
+        return Session(self, rows)
 
     def run(
-        self, requests: list[Request], on_step: Callable[[int, int], None] | None = None
+        self,
+        requests: list[Request],
+        on_step: Callable[[int, int], None] | None = None,
+        rows: int | None = None,
     ) -> list[Reply]:
-        """All replies of a batch, in order. `on_step(row, id)` sees each id as it is written."""
-        rows = [self._open(request) for request in requests]
-        for index, token in self._steps(rows):
-            if on_step is not None:
-                on_step(index, token)
-        return [row.reply for row in rows]
+        """All replies, in order. `on_step(k, id)` sees each id of request k as it is written.
+
+        Args:
+            rows: of the batch, at most; by default all requests run at once.
+        """
+        session = self.serve(rows or 2 * max(1, len(requests)))
+        replies = [session.replies[session.add(request)] for request in requests]
+        while session.busy:
+            for number, token in session.step():
+                if on_step is not None:
+                    on_step(number, token)
+        return replies
 
     def stream(self, request: Request) -> Iterator[tuple[int, Reply]]:
         """Ids of one reply as they are written, with the reply so far."""
-        row = self._open(request)
-        for _, token in self._steps([row]):
-            yield token, row.reply
+        session = self.serve(2)
+        reply = session.replies[session.add(request)]
+        while session.busy:
+            for _, token in session.step():
+                yield token, reply
 
-    def _open(self, request: Request) -> _Row:
-        if request.draw in ("only", "now") and not self.codec.decodes:
+    def refresh(self) -> None:
+        """Take the model as it is now: what was computed from other weights is forgotten."""
+        self.step = Step.of(self.model, self.step)
+        self.prefixes.refresh(self.model)
+
+    def open(self, request: Request) -> Row:
+        """Where a request stands at first.
+
+        Raises:
+            ValueError: this model cannot draw; the ids are no prompt; the views are not those that
+                the ids want.
+        """
+        may_draw = request.draw != "never" and self.codec.decodes
+        if request.draw in ("only", "now") and not may_draw:
             raise ValueError(
                 "this model cannot draw: its picture tokenizer came without a decoder; take a"
                 " checkpoint that has one, such as Anole's of Chameleon"
@@ -122,67 +200,68 @@ class Engine:
         grammar = Grammar(self.layout)
         for token in request.ids:
             grammar.advance(token)
+        self._check_views(request)
         generator = torch.Generator().manual_seed(request.seed)
-        return _Row(request, grammar, generator)
+        guided = request.sampling.guidance_scale != 1 and may_draw
+        return Row(request, grammar, generator, lanes=1 + guided)
 
-    @torch.inference_mode()
-    def _steps(self, rows: list[_Row]) -> Iterator[tuple[int, int]]:
-        """Advance all rows until every one is done, yielding (row, id) as ids are written."""
-        self.step = Step.of(self.model, self.step)
-        state = _Batch(self, rows)
-        hidden = state.prefill()
-        while True:
-            chosen = self._choose(rows, hidden, state.twins)
-            for index, token in enumerate(chosen):
-                if token is not None:
-                    yield index, token
-            if all(row.done for row in rows):
-                return
-            hidden = state.step(chosen)
+    def _check_views(self, request: Request) -> None:
+        slots = request.ids.count(self.vocabulary.controls.get("slot", -1))
+        views = () if request.views is None else request.views
+        if slots != len(views) * self.layout.view_length:
+            raise ValueError(
+                f"{slots} view slots in the ids, {len(views)} views of {self.layout.view_length}"
+            )
+        vision = self.model.config.vision_config
+        for view in views:
+            want = (vision.num_channels, vision.image_size, vision.image_size)
+            if tuple(view.shape) != want:
+                raise ValueError(f"a view of shape {tuple(view.shape)}; this model takes {want}")
 
-    def _choose(
-        self, rows: list[_Row], hidden: torch.Tensor, twins: dict[int, int]
-    ) -> list[int | None]:
-        """The next id of every row that is not done.
+    def compares(self, row: Row) -> bool:
+        """Whether a row's next choices want its twin: while codes of a picture are to come."""
+        return row.guided and row.at is not None and row.at <= self._last
+
+    def choose(self, rows: list[Row], hidden: torch.Tensor) -> list[int]:
+        """The next id of every row, which takes it.
 
         Args:
-            hidden: (rows and twins, D). twins: where the twin of a guided row stands.
+            hidden: (lanes, D), of the rows and their twins, as their lanes lie.
         """
-        live = [i for i, row in enumerate(rows) if not row.done]
-        heads = {i: self._head(rows[i]) for i in live}
-        texts = [i for i in live if heads[i] == "text"]
-        codes = [i for i in live if heads[i] == "image"]
-        logits: dict[int, torch.Tensor] = {}
+        heads = [self._head(row) for row in rows]
+        logits: list[torch.Tensor | None] = [None] * len(rows)
+        texts = [k for k, head in enumerate(heads) if head == "text"]
+        codes = [k for k, head in enumerate(heads) if head == "image"]
         if texts:  # a head runs only for the rows in which it is live
-            logits |= dict(zip(texts, self.model.text_logits(hidden[texts]).float(), strict=True))
+            lanes = [rows[k].lane for k in texts]
+            for k, found in zip(texts, self.model.text_logits(_of(hidden, lanes)), strict=True):
+                logits[k] = found.float()
         if codes:
-            free = [twins[i] for i in codes if i in twins]
-            both = codes + free  # a row and its twin are one batch: weights are read once
-            given = self.model.image_logits(hidden if len(both) == len(hidden) else hidden[both])
-            found = dict(zip(both, given.float(), strict=True))
-            for i in codes:
-                logits[i] = found[i]
-                if i in twins:
-                    without = found[twins[i]]
-                    logits[i] = without + self._weight(rows[i]) * (found[i] - without)
-        out: list[int | None] = [None] * len(rows)
-        for i in live:
-            out[i] = self._next(rows[i], heads[i], logits.get(i))
-            self._advance(rows[i], out[i])  # type: ignore[arg-type]
-        return out
+            twins = [k for k in codes if rows[k].twin is not None]
+            lanes = [rows[k].lane for k in codes] + [rows[k].twin for k in twins]
+            given = self.model.image_logits(_of(hidden, lanes)).float()  # weights are read once
+            for k, found in zip(codes, given, strict=False):
+                logits[k] = found
+            for k, without in zip(twins, given[len(codes) :], strict=True):
+                logits[k] = without + self._weight(rows[k]) * (logits[k] - without)
+        chosen = []
+        for row, head, found in zip(rows, heads, logits, strict=True):
+            chosen.append(self._next(row, head, found))
+            self._advance(row, chosen[-1])
+        return chosen
 
-    def _head(self, row: _Row) -> str | None:
+    def _head(self, row: Row) -> str | None:
         """Which head chooses a row's next id, None where it is forced. See `Grammar.head`."""
         if row.at is None:
             return row.grammar.head
         return None if isinstance(self.plan[row.at], int) else "image"
 
-    def _weight(self, row: _Row) -> float:
+    def _weight(self, row: Row) -> float:
         """Of guidance, for the next code."""
         sampling, length = row.request.sampling, self.layout.image_length
         return guidance_weight(sampling.guidance_scale, sampling.schedule, len(row.codes), length)
 
-    def _next(self, row: _Row, head: str | None, logits: torch.Tensor | None) -> int:
+    def _next(self, row: Row, head: str | None, logits: torch.Tensor | None) -> int:
         """The id that a row writes next."""
         vocabulary, sampling, request = self.vocabulary, row.request.sampling, row.request
         if row.at is not None:
@@ -211,14 +290,22 @@ class Engine:
             return image
         if room <= 1:
             return end
-        barred = torch.full_like(logits, -torch.inf)
         may = request.draw != "never" and self.codec.decodes and room > block
-        for choice in row.grammar.choices(draw=may):
-            barred[choice.start : choice.stop] = 0
+        barred = self._barred(row.grammar, may, logits)
         token = choose(logits + barred, row.generator, temperature=sampling.text_temperature)
         return image if request.draw == "only" and token == end else token
 
-    def _advance(self, row: _Row, token: int) -> None:
+    def _barred(self, grammar: Grammar, draw: bool, logits: torch.Tensor) -> torch.Tensor:
+        """0 for the ids that the text head may choose, -inf for others; the same in every state."""
+        known = self._bars.get(draw)
+        if known is None or known.device != logits.device:
+            known = torch.full_like(logits, -torch.inf)
+            for choice in grammar.choices(draw=draw):
+                known[choice.start : choice.stop] = 0
+            self._bars[draw] = known
+        return known
+
+    def _advance(self, row: Row, token: int) -> None:
         vocabulary = self.vocabulary
         row.reply.ids.append(token)
         if row.at is not None:  # inside a picture nothing is left to the grammar
@@ -240,8 +327,7 @@ class Engine:
         if token >= vocabulary.image_start:
             row.codes.append(token - vocabulary.image_start)
         elif row.grammar.state == "after_codes":
-            picture = self.codec.decode(torch.tensor([row.codes], device=self.model.device))[0]
-            row.reply.pictures.append(picture)
+            row.reply.pictures.append(self._pixels(row.codes))
             row.codes = []
             if row.request.draw in ("first", "only", "now"):
                 row.done, row.reply.reason = True, "picture"
@@ -250,28 +336,41 @@ class Engine:
             room = min(row.request.most, self.context - len(row.request.ids))
             row.reply.reason = "length" if len(row.reply.ids) >= room else "end"
 
+    def _pixels(self, codes: list[int]) -> torch.Tensor | Future[torch.Tensor]:
+        """The picture (C, H, W) of its codes, at once or by the thread beside."""
+
+        def work() -> torch.Tensor:
+            with torch.inference_mode():  # which holds for a thread
+                return self.codec.decode(torch.tensor([codes], device=self.model.device))[0]
+
+        if _spare(self.model.device) if self.aside is None else self.aside:
+            self._beside = self._beside or ThreadPoolExecutor(1, "pixels")
+            return self._beside.submit(work)
+        return work()
+
     @torch.inference_mode()
     def naive(self, request: Request) -> Reply:
         """The reference: every id from a whole pass over everything before it."""
-        row = self._open(request)
-        ids, twins = list(request.ids), {0: 1} if row.guided else {}
+        row = self.open(request)
+        ids = list(request.ids)
+        row.lane = Lane(row)
+        row.twin = Lane(row, twin=True, place=1) if row.guided else None
         while not row.done:
             hidden = self._whole(ids, row)
-            if twins:
-                hidden = torch.cat([hidden, self._whole(self._twin(row), None)])
-            (token,) = self._choose([row], hidden, twins)
-            assert token is not None
-            ids.append(token)
+            if row.twin is not None:
+                before = [*self.twin_prompt(row), *row.picture]
+                hidden = torch.cat([hidden, self._whole(before, None)])
+            ids += self.choose([row], hidden)
         return row.reply
 
-    def _twin(self, row: _Row) -> list[int]:
-        """The ids that the unconditional row has seen when a row draws."""
+    def twin_prompt(self, row: Row) -> list[int]:
+        """The ids that a row's twin has seen before the picture that is drawn."""
         before = list(self.layout.twin(row.request.ids))
         if self.layout.unconditional == "padded":
             before += [self.vocabulary.control("pad")] * row.others
-        return [*before, *row.picture]
+        return before
 
-    def _whole(self, ids: list[int], row: _Row | None) -> torch.Tensor:
+    def _whole(self, ids: list[int], row: Row | None) -> torch.Tensor:
         """Hidden state of the last position, (1, D), without a cache."""
         parts = []
         if row is not None and row.request.views is not None:
@@ -280,7 +379,7 @@ class Engine:
         reread = row is not None and bool(row.reply.pictures) and self.layout.reread
         if row is not None and reread:
             open_views = ids.count(self.vocabulary.controls.get("slot", -1))
-            parts.append(torch.stack(row.reply.pictures))
+            parts.append(torch.stack(list(row.reply.pictures)))
         device = self.model.device
         tensor = torch.tensor([ids], device=device)
         features = None
@@ -292,146 +391,16 @@ class Engine:
         return self.model.hidden(self.model.embed(tensor, places, features))[:, -1]
 
 
-class _Batch:
-    """Cache, masks and positions of a batch: rows, then the twins of those that are guided.
+def _of(hidden: torch.Tensor, lanes: list[Lane | None]) -> torch.Tensor:
+    """Hidden states of some lanes, in their order."""
+    places = [lane.place for lane in lanes if lane is not None]
+    return hidden if places == list(range(len(hidden))) else hidden[places]
 
-    Prompts are padded on the left so that all rows write in the same column.
 
-    Attributes:
-        twins: where the twin of a guided row stands.
-        seen: (rows and twins, columns), what each sees; bias: the same, to be added to scores.
-        base: what a twin sees beside the picture being drawn.
-    """
-
-    def __init__(self, engine: Engine, rows: list[_Row]):
-        self.engine, self.rows = engine, rows
-        self.model, self.device = engine.model, engine.model.device
-        guided = [k for k, row in enumerate(rows) if row.guided]
-        self.twins = {k: len(rows) + n for n, k in enumerate(guided)}
-        self.total = len(rows) + len(guided)
-        self.column = longest = max(len(row.request.ids) for row in rows)
-        drawn = any(row.request.draw in ("first", "only", "now") for row in rows)
-        reserve = longest + 1 + (engine.layout.drawn_length if drawn else 0)
-        self.cache = block_cache(self.model.config.text_config.num_hidden_layers, reserve)
-        self.seen = torch.ones(self.total, reserve, dtype=torch.bool, device=self.device)
-        self.bias = torch.zeros(self.total, reserve, dtype=self.model.dtype, device=self.device)
-        self.base = torch.zeros_like(self.seen)
-        self.unseen = False  # whether anything is hidden from any row
-        self.length = [0] * self.total
-        self.features: list[torch.Tensor | None] = [None] * len(rows)
-
-    def prefill(self) -> torch.Tensor:
-        """Run the prompts; hidden states of their last positions, (rows and twins, D)."""
-        vocabulary, rows, longest = self.engine.vocabulary, self.rows, self.column
-        pad = vocabulary.control("pad")
-        prompts = [row.request.ids for row in rows]
-        prompts += [self.engine.layout.twin(rows[k].request.ids) for k in self.twins]
-        ids = torch.full((self.total, longest), pad, device=self.device)
-        for k, prompt in enumerate(prompts):
-            ids[k, longest - len(prompt) :] = torch.tensor(prompt, device=self.device)
-            self.seen[k, : longest - len(prompt)] = False
-            self._show(k)
-        self.length = [len(prompt) for prompt in prompts]
-        self.base[:, :longest] = self.seen[:, :longest]
-        views = [row.request.views for row in rows if row.request.views is not None]
-        features = self.model.features(torch.cat(views).to(self.device)) if views else None
-        places = code_places(ids, vocabulary.control("image"), vocabulary.image_start)
-        mask = self.seen[:, :longest].long()
-        positions = (mask.cumsum(1) - 1).clamp_min(0)
-        embeds = self.model.embed(ids, places, features)
-        return self.model.hidden(embeds, cache=self.cache, mask=mask, positions=positions)[:, -1]
-
-    def step(self, chosen: list[int | None]) -> torch.Tensor:
-        """Feed the id that each row wrote; hidden states of the new column, (rows and twins, D)."""
-        vocabulary, rows, twins = self.engine.vocabulary, self.rows, self.twins
-        pad, slot = vocabulary.control("pad"), vocabulary.controls.get("slot", -1)
-        padded = self.engine.layout.unconditional == "padded"
-        tokens, places, live = [pad] * self.total, [0] * self.total, [False] * self.total
-        features: list[torch.Tensor] = []
-        beside: list[int] = []  # twins that take part with a pad
-        for k, row in enumerate(rows):
-            token = chosen[k]
-            if token is None:
-                continue
-            tokens[k], live[k] = token, True
-            places[k] = max(0, len(row.codes) - 1)
-            if token == slot:
-                features.append(self._feature(k, row))
-            if k not in twins:
-                continue
-            twin = twins[k]
-            if row.at == 0 or row.grammar.state == "after_codes":
-                self._without_picture(twin)
-            # a twin takes part from <image> to the last code; one that is padded has a pad for
-            # every other id of its row
-            if row.drawing:
-                tokens[twin], places[twin], live[twin] = token, places[k], True
-            elif padded:
-                live[twin] = True
-                beside.append(twin)
-        self._column(live, beside)
-        positions = [min(n, self.engine.context - 1) for n in self.length]
-        self.length = [n + here for n, here in zip(self.length, live, strict=True)]
-        return self._forward(tokens, places, features, positions)
-
-    def _column(self, live: list[bool], beside: list[int]) -> None:
-        """Open the next column: who sees it."""
-        if self.column == self.seen.shape[1]:
-            more = self.column // 2 + 1
-            self.seen, self.bias, self.base = (
-                torch.cat([t, t.new_full((self.total, more), fill)], 1)
-                for t, fill in ((self.seen, True), (self.bias, 0), (self.base, False))
-            )
-        dead = [k for k, here in enumerate(live) if not here]
-        if dead:
-            self.seen[dead, self.column] = False
-            self.bias[dead, self.column] = torch.finfo(self.bias.dtype).min
-            self.unseen = True
-        if beside:
-            self.base[beside, self.column] = True
-        self.column += 1
-
-    def _show(self, k: int) -> None:
-        """Bring the bias of a row up to what it sees."""
-        hidden = ~self.seen[k]
-        self.bias[k] = hidden * torch.finfo(self.bias.dtype).min
-        self.unseen = self.unseen or bool(hidden.any())
-
-    def _without_picture(self, twin: int) -> None:
-        """A twin forgets the picture that it saw drawn."""
-        self.seen[twin, : self.column] = self.base[twin, : self.column]
-        self.length[twin] = int(self.base[twin].sum())
-        self._show(twin)
-
-    def _feature(self, k: int, row: _Row) -> torch.Tensor:
-        """The view feature for the slot just written; the encoder runs at the first one."""
-        features = self.features[k]
-        if features is None:
-            features = self.model.features(row.reply.pictures[-1][None].to(self.device))[0]
-            self.features[k] = features
-        left = row.grammar.left if row.grammar.state == "slots" else 0
-        index = self.engine.layout.view_length - left - 1
-        if left == 0:
-            self.features[k] = None
-        return features[index]
-
-    def _forward(
-        self,
-        tokens: list[int],
-        places: list[int],
-        features: list[torch.Tensor],
-        positions: list[int],
-    ) -> torch.Tensor:
-        step = self.engine.step
-        if step is not None:
-            bias = self.bias[:, : self.column] if self.unseen else None
-            return step(step.embed(tokens, places, features), positions, self.cache, bias)
-        device = self.device
-        embeds = self.model.embed(
-            torch.tensor(tokens, device=device)[:, None],
-            torch.tensor(places, device=device)[:, None],
-            torch.stack(features)[:, None] if features else None,
-        )
-        at = torch.tensor(positions, device=device)[:, None]
-        mask = self.seen[:, : self.column].long()
-        return self.model.hidden(embeds, cache=self.cache, mask=mask, positions=at)[:, -1]
+def _spare(device: torch.device) -> bool:
+    """Whether a second thread can compute beside this one without taking its cores."""
+    if device.type != "cpu":
+        return True
+    known = getattr(os, "sched_getaffinity", None)
+    cores = len(known(0)) if known else os.cpu_count() or 1
+    return cores >= 2 * torch.get_num_threads()

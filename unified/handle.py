@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from unified import attention, checkpoint, families, packed
+from unified import attention, checkpoint, families, jacobi, packed
 from unified.engine import Engine, Reply, Request
 from unified.families import own
 from unified.families.own import CODEC as CODEC
@@ -179,6 +179,8 @@ class Unified:
         image: Image.Image | None = None,
         seed: Seeds = 0,
         batch_size: int = 32,
+        parallel: str | None = None,
+        window: int = jacobi.WINDOW,
         on_step: Callable[[int, int], None] | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
@@ -186,10 +188,15 @@ class Unified:
         chat, it first says to itself what it understood, and draws that.
 
         Picture k of all is drawn with seed + k, or seed[k]. `on_step(done, total)` counts codes.
-        `image` is shown to the model with each prompt.
+        `image` is shown to the model with each prompt. `parallel="jacobi"` draws the same pictures
+        one after the other, many codes a pass (`unified.jacobi`); how many passes each took is
+        its `info["passes"]`.
         """
-        replies = self._draw("only", prompt, n, seed, batch_size, on_step, sampling, image)
-        return [UnifiedImageProcessor.picture(reply.pictures[0]) for reply in replies]
+        replies = self._draw(
+            "only", prompt, n, seed, batch_size, on_step, sampling, image, parallel, window
+        )
+        images = [UnifiedImageProcessor.picture(reply.pictures[0]) for reply in replies]
+        return [_counted(image, reply) for image, reply in zip(images, replies, strict=True)]
 
     def draw(
         self,
@@ -198,12 +205,16 @@ class Unified:
         n: int = 1,
         seed: Seeds = 0,
         batch_size: int = 32,
+        parallel: str | None = None,
+        window: int = jacobi.WINDOW,
         on_step: Callable[[int, int], None] | None = None,
         **sampling: Any,
     ) -> list[Message]:
         """Like `generate`, but the model may speak first, and need not draw what it does not know:
         replies as messages, each over at its first picture."""
-        replies = self._draw("first", prompt, n, seed, batch_size, on_step, sampling)
+        replies = self._draw(
+            "first", prompt, n, seed, batch_size, on_step, sampling, None, parallel, window
+        )
         return [self._message(reply) for reply in replies]
 
     def _draw(
@@ -216,6 +227,8 @@ class Unified:
         on_step: Callable[[int, int], None] | None,
         sampling: dict[str, Any],
         image: Image.Image | None = None,
+        parallel: str | None = None,
+        window: int = jacobi.WINDOW,
     ) -> list[Reply]:
         if self.model.config.draws_at_once:
             how = "now"
@@ -230,7 +243,7 @@ class Unified:
             for _ in range(n):
                 request = self._request(fitted, _nth(seed, len(requests)), most, sampling)
                 requests.append(replace(request, draw=how))
-        return self._run(requests, batch_size, on_step)
+        return self._run(requests, batch_size, on_step, parallel, window)
 
     def ask(
         self,
@@ -314,6 +327,11 @@ class Unified:
     # --- inside ----------------------------------------------------------------------------------
 
     @property
+    def weights(self) -> str:
+        """How the decoder's weights are held: "float", or as `load` packed them."""
+        return self.model.packed or "float"
+
+    @property
     def layout(self) -> Any:
         return self.model.config.layout
 
@@ -387,8 +405,9 @@ class Unified:
         requests: list[Request],
         batch_size: int,
         on_step: Callable[[int, int], None] | None = None,
+        parallel: str | None = None,
+        window: int = jacobi.WINDOW,
     ) -> list[Reply]:
-        replies: list[Reply] = []
         total, done = len(requests) * self.layout.image_length, 0
         start = self.layout.vocabulary.image_start
 
@@ -398,9 +417,10 @@ class Unified:
                 done += 1
                 on_step(done, total)
 
-        for first in range(0, len(requests), batch_size):
-            replies += self.engine.run(requests[first : first + batch_size], count)
-        return replies
+        if parallel is not None:
+            jacobi.check_method(parallel)
+            return [jacobi.draw(self.engine, request, window, count) for request in requests]
+        return self.engine.run(requests, count, 2 * batch_size)  # each may have a twin
 
     def _text(self, ids: list[int]) -> str:
         kind = self.layout.vocabulary.kind
@@ -439,7 +459,7 @@ class Unified:
                 codes.append(token - vocabulary.image_start)
                 yield ImageProgress(len(codes), self.layout.image_length)
             elif token == closing and codes:
-                image = UnifiedImageProcessor.picture(reply.pictures[drawn])
+                image = _counted(UnifiedImageProcessor.picture(reply.pictures[drawn]), reply)
                 drawn += 1
                 self._remember(image, codes)
                 codes, drawing, reading = [], False, self.layout.reread
@@ -474,6 +494,13 @@ class Unified:
 
 def _nth(seed: Seeds, k: int) -> int:
     return seed + k if isinstance(seed, int) else seed[k]
+
+
+def _counted(image: Image.Image, reply: Reply) -> Image.Image:
+    """A picture that says how many passes it took, where it was drawn in parallel."""
+    if isinstance(reply, jacobi.Drawn):
+        image.info["passes"] = reply.passes
+    return image
 
 
 def _key(image: Image.Image) -> bytes:

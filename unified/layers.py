@@ -24,6 +24,19 @@ class MLP(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
+class ConvBlock(nn.Module):
+    """Two convolutions of 3x3 beside the identity, over (B, C, H, W)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, width)
+        self.up = nn.Conv2d(width, width, 3, padding=1)
+        self.down = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()

@@ -23,6 +23,21 @@ class Schedule(StrEnum):
     parametrised_cosine = "parametrised-cosine"
 
 
+class Weights(StrEnum):
+    """How the decoder's weights are held; the packing module defines all but the first."""
+
+    plain = "float"
+    half = "half"
+    int8 = "int8"
+    int4 = "int4"
+
+
+class Parallel(StrEnum):
+    """How many codes of a picture are drawn at once; the module of that name defines it."""
+
+    jacobi = "jacobi"
+
+
 def whole(seed: int | None) -> int | None:
     """A seed as it is, refused where a JSON reader would round it."""
     if seed is not None and not 0 <= seed <= MAX_SEED:
@@ -57,6 +72,32 @@ Device = Annotated[
     str | None,
     typer.Option(
         "--device", metavar="NAME", help="cpu, cuda or cuda:1; by default a GPU if there is one."
+    ),
+]
+Packed = Annotated[
+    Weights,
+    typer.Option(
+        "--weights",
+        metavar="KIND",
+        help="Of the decoder and the heads: float, or packed for a CPU as half, int8 or int4.",
+    ),
+]
+InParallel = Annotated[
+    Parallel | None,
+    typer.Option(
+        "--parallel",
+        metavar="METHOD",
+        help="jacobi: the same pictures, one after the other, many codes in a pass.",
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        metavar="N",
+        min=1,
+        max=4096,
+        help="With --parallel: codes that a pass looks at.",
     ),
 ]
 Seed = Annotated[
@@ -155,6 +196,18 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="FOLDER", help="Folder of the run; by default runs/RECIPE."),
 ]
+
+
+def parallel_options(parallel: Parallel | None, window: int | None) -> dict[str, Any]:
+    """The options that were given.
+
+    Raises:
+        ValueError: a window without a method.
+    """
+    if parallel is None and window is not None:
+        raise ValueError(f"--window {window} is of --parallel jacobi; add that, or leave it out")
+    options = {"parallel": parallel.value if parallel else None, "window": window}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def sampling_options(

@@ -193,7 +193,9 @@ def check(kind: str, device: str | torch.device) -> None:
         raise ValueError(f"unknown weights {kind!r}; one of {', '.join(KINDS)}")
     place = torch.device(device).type
     if place != "cpu":
-        raise ValueError(f"{kind} weights are for a CPU; on {place} load without weights=")
+        raise ValueError(
+            f"{kind} weights are for a CPU; on {place} load without weights= or on device cpu"
+        )
     engines = torch.backends.quantized.supported_engines
     if "fbgemm" not in engines or not hasattr(torch, "quantize_per_channel"):
         raise ValueError(f"{kind} weights need FBGEMM; this torch has {', '.join(engines)}")

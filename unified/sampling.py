@@ -93,23 +93,37 @@ def filter_logits(
     if top_p < 1:
         ordered, order = logits.sort(-1, descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        drop = (before >= top_p).index_fill(-1, torch.zeros(1, dtype=torch.long), False)
+        drop = (before >= top_p).index_fill(
+            -1, torch.zeros(1, dtype=torch.long, device=logits.device), False
+        )
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
     return logits
 
 
-def choose(
+def gumbel(size: int, generator: torch.Generator) -> torch.Tensor:
+    """The noise of one choice among `size`, (size,): the next of a request's own generator."""
+    return -torch.empty(size).exponential_(generator=generator).log()
+
+
+def noisiest(
     logits: torch.Tensor,
-    generator: torch.Generator,
+    noise: torch.Tensor,
     *,
     temperature: float,
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+) -> torch.Tensor:
+    """Gumbel-max: the index that is chosen under this noise, (..., V) -> (...)."""
+    logits = filter_logits(logits.float() / temperature, top_k, top_p, min_p)
+    return (logits.cpu() + noise).argmax(-1)
+
+
+def choose(
+    logits: torch.Tensor, generator: torch.Generator, *, temperature: float, **filters: Any
 ) -> int:
-    """One index of logits (V,); Gumbel-max with the request's own generator."""
+    """One index of logits (V,); 0 takes the likeliest and no noise. `filters`: of `noisiest`."""
     if temperature == 0:
         return int(logits.argmax())
-    logits = filter_logits(logits.float() / temperature, top_k, top_p, min_p)
-    noise = torch.empty(logits.shape).exponential_(generator=generator)  # -log of it is Gumbel
-    return int((logits.cpu() - noise.log()).argmax())
+    noise = gumbel(logits.shape[-1], generator)
+    return int(noisiest(logits, noise, temperature=temperature, **filters))

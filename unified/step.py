@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unified.attention import attend_last
 from unified.layers import MLP
 from unified.packed import Part
 
@@ -126,9 +125,10 @@ class Step:
         cache: Any,
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Hidden states of a column, (rows, D) -> (rows, D); extends `cache`.
+        """Hidden states of a column, (rows, D) -> (rows, D); extends `cache`, which attends.
 
         Args:
+            cache: of layers that have `attend`: those of `unified.cache`.
             bias: (rows, positions so far and this one), added to scores; None: all is seen.
         """
         if max(positions) >= len(self.cos):
@@ -145,8 +145,7 @@ class Step:
             turned = torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin)
             key = turned[:, layer.heads :, None]
             value = mixed[:, n * width :].view(rows, layer.kv_heads, 1, width)
-            keys, values = kept.update(key, value)
-            seen = attend_last(turned[:, : layer.heads], keys, values, bias, layer.scale)
+            seen = kept.attend(turned[:, : layer.heads], key, value, bias, layer.scale)
             x = x + layer.out(seen)
             gate, up = layer.gate_up(layer.between(x)).chunk(2, -1)
             x = x + layer.down(layer.activation(gate).mul_(up))

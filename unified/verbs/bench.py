@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from unified.options import Device, Model, Seed
+from unified.options import Device, InParallel, Model, Seed, Window, parallel_options
 from unified.verbs.common import load, print_json, status
 
 bench_app = typer.Typer(
@@ -103,20 +103,28 @@ def bench_decode(
     unguided: Annotated[
         int, typer.Option(metavar="N", min=0, help="Codes that are drawn without guidance, too.")
     ] = 96,
+    parallel: InParallel = None,
+    window: Window = None,
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="By default as torch has them.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write rows.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Codes a second of one guided picture, on a CPU, of a Janus with random weights."""
+    """Codes a second of one guided picture, on a CPU, of a Janus with random weights.
+
+    With --parallel, many codes a pass beside one by one, and so of the shipped model's pictures.
+    """
+    how = parallel_options(parallel, window)
     with status("Loading torch") as change:
         import torch
 
         from unified.eval import decoding, speed
+        from unified.jacobi import WINDOW
 
         if threads is not None:
             torch.set_num_threads(threads)
+        looked = (window or WINDOW) if how else 0
         whole = decoding.SIZES[size]["vision"]["num_image_tokens"]
         codes = min(limit or whole, whole)
         kinds = [kind.value for kind in weights or (Kind.fp32, Kind.half, Kind.int8, Kind.int4)]
@@ -124,16 +132,23 @@ def bench_decode(
             change("Making a model")
             source = decoding.random_janus(Path(folder), size, seed)
             change("Loading it")
-            race = decoding.race(source, kinds, codes, against is not None, unguided)
+            race = decoding.race(source, kinds, codes, against is not None, unguided, looked)
         before = speed.machine_facts()
         change("Drawing in turns")
         found = speed.interleaved(race.ways, rounds)
     facts = {"size": size.value, "codes": codes, "guidance": decoding.GUIDANCE, "seed": seed}
     rows = decoding.report(race, found, before, facts)
+    pictures: list[dict[str, Any]] = []
+    if how:
+        with status("Drawing by the shipped model"):
+            pictures = decoding.shipped(looked, rounds, seed)
     if out is not None:
-        print_json(rows, None if str(out) == "-" else out)
+        print_json(rows + pictures, None if str(out) == "-" else out)
     if out is None or str(out) != "-":
         _print_decode(rows)
+        for row in pictures:
+            line = f"{row['rate']:.1f} codes a second, {row['passes']:.1f} passes a picture"
+            Console().print(f"{row['way']}: {line}, words before it counted in", highlight=False)
 
 
 def _print_decode(rows: list[dict[str, Any]]) -> None:
@@ -154,9 +169,118 @@ def _print_decode(rows: list[dict[str, Any]]) -> None:
             )
         if "guided_to_unguided" in row:
             parts.append(f"a guided step takes {row['guided_to_unguided']:.2f} of an unguided one")
+        if row["passes"] < len(row["codes"]) or "jacobi" in row["way"]:
+            parts.append(f"{row['passes']} passes, each a step here")
         if row["way"] != first:
             parts.append(f"{row['agrees'][first]} of {len(row['codes'])} codes as {first}")
         console.print(f"{row['way']}: {'; '.join(parts)}", highlight=False)
+    _print_machine(machine, console)
+
+
+@bench_app.command("tokenizer", epilog="Example: unified bench tokenizer --against transformers")
+def bench_tokenizer(
+    against: Annotated[Rival | None, typer.Option(help="Beside whose JanusVQVAE.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="DIR",
+            help="A picture tokenizer instead of Janus' VQ autoencoder with random weights.",
+        ),
+    ] = None,
+    size: Annotated[Size, typer.Option(help="Of the random one.")] = Size.large,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that count.")] = 3,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures at once.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="By default as torch has them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write rows.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Pictures a second that are turned into codes, and codes into pictures, on a CPU."""
+    with status("Making a tokenizer") as change:
+        import torch
+
+        from unified.eval import coding
+        from unified.verbs.tokenizer import opened
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        codec = coding.random_codec(size, seed) if model is None else opened(model, "cpu")
+        facts = {"size": size.value} if model is None else {"model": model}
+        change("Coding in turns")
+        rows = coding.race(codec, against is not None, rounds, batch, seed, facts)
+    if out is not None:
+        print_json(rows, None if str(out) == "-" else out)
+    if out is None or str(out) != "-":
+        table = Table("task", "way", "pictures a second", "ratio", "peak memory")
+        for row in rows:
+            table.add_row(row["task"], row["way"], f"{row['rate']:.3g}", f"{row['ratio']:.2f}",
+                          f"{row['peak_bytes'] / 2**30:.2f} GiB")  # fmt: skip
+        Console().print(table)
+
+
+@bench_app.command("serve", epilog="Example: unified bench serve --requests 16 --rounds 5")
+def bench_serve(
+    count: Annotated[
+        int, typer.Option("--requests", metavar="N", min=2, help="Half drawings, half questions.")
+    ] = 16,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that count.")] = 5,
+    gap: Annotated[
+        float, typer.Option(metavar="STEPS", min=0, help="Mean time between two arrivals.")
+    ] = 0.5,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="By default as torch has them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write rows.")] = None,
+    seed: Seed = 0,
+    model: Model = None,
+    device: Device = None,
+) -> None:
+    """Tokens a second of mixed requests that arrive at random, beside all of them in one batch.
+
+    Counted from the first arrival to the last token, filling and emptying of the batch included.
+    """
+    handle = load(model, device)
+    with status("Making requests") as change:
+        import torch
+
+        from unified.eval import serving, speed
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        requests = serving.mixed(handle, count, seed)
+        at = serving.arrivals(count, gap, seed)
+        ways, last = serving.race(handle, requests, at, 2 * count)
+        change("Serving in turns")
+        found = speed.interleaved(ways, rounds)
+    facts = {"requests": count, "gap_steps": gap, "last_arrival_step": at[-1],
+             "model": handle.source, "seed": seed}  # fmt: skip
+    rows = serving.report(found, last, facts)
+    if out is not None:
+        print_json(rows, None if str(out) == "-" else out)
+    if out is None or str(out) != "-":
+        _print_serve(rows)
+
+
+def _print_serve(rows: list[dict[str, Any]]) -> None:
+    table = Table("way", "tokens a second", "seconds", "steps", "requests at a time")
+    for row in rows:
+        table.add_row(row["way"], f"{row['rate']:.1f}", f"{row['seconds']:.2f}",
+                      str(row["steps"]), f"{row['mean_requests']:.1f}")  # fmt: skip
+    arriving, full = rows
+    machine, console = full["settings"], Console()
+    console.print(table)
+    console.print(
+        f"As they arrive, requests reach {full['ratio']:.0%} of one full batch (the median of"
+        f" {full['rounds']} rounds); {arriving['same_replies']} of {machine['requests']} replies"
+        " are the same.",
+        highlight=False,
+    )
+    _print_machine(machine, console)
+
+
+def _print_machine(machine: dict[str, Any], console: Console) -> None:
     console.print(
         f"Memory is read at {machine['read_gbytes']} GB/s, products reach"
         f" {machine['product_gflops']} GFLOP/s; {machine['threads']} threads on"

@@ -15,15 +15,31 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 
 from unified.media import picture
 from unified.media.picture import named
+from unified.options import Weights
 
 
-def load(model: str | None, device: str | None, adapters: list[Path] | None = None) -> Any:
-    """The model of a directory, the shipped one where none is named, and adapters on it."""
+def load(
+    model: str | None,
+    device: str | None,
+    adapters: list[Path] | None = None,
+    weights: Weights = Weights.plain,
+) -> Any:
+    """The model of a directory, the shipped one where none is named, and adapters on it.
+
+    Raises:
+        ValueError: it cannot be loaded so; packed weights take no adapters, and a CPU.
+    """
+    if adapters and weights is not Weights.plain:
+        raise ValueError(
+            f"--weights {weights} takes no --adapter; leave one of them out, or merge the adapter"
+            " into the model first: unified merge"
+        )
     with status("Loading torch") as change:
         from unified.handle import load
 
         change("Loading the model")
-        return load(model, device, adapters=adapters or ())
+        kind = None if weights is Weights.plain else weights.value
+        return load(model, device, adapters=adapters or (), weights=kind)
 
 
 def say(text: str) -> None:

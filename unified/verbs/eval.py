@@ -21,10 +21,12 @@ from unified.options import (
     Guidance,
     GuidanceSchedule,
     MinP,
+    Packed,
     Seed,
     Temperature,
     TopK,
     TopP,
+    Weights,
     sampling_options,
 )
 from unified.terminal import printable
@@ -86,6 +88,7 @@ def run(
     seed: Seed = 0,
     as_json: AsJson = False,
     device: Device = None,
+    weights: Packed = Weights.plain,
     guidance_scale: Guidance = None,
     schedule: GuidanceSchedule = None,
     temperature: Temperature = None,
@@ -111,9 +114,9 @@ def run(
     plan = runner.Plan(seed=seed, limit=limit, batch=batch, sampling=sampling)
     code, found = 0, {}
     for source, folder in folders.items():
-        handle = load(source or None, device, adapters)
+        handle = load(source or None, device, adapters, weights)
         others = [
-            partial(loaded_there, source, device, adapters, number)
+            partial(loaded_there, source, device, adapters, number, weights)
             for number in range(1, processes)
         ]
         with bar("Asking") as step:
@@ -131,7 +134,13 @@ def run(
     return code
 
 
-def loaded_there(source: str, device: str | None, adapters: list[Path] | None, number: int) -> Any:
+def loaded_there(
+    source: str,
+    device: str | None,
+    adapters: list[Path] | None,
+    number: int,
+    weights: Weights = Weights.plain,
+) -> Any:
     """The same model in process `number`, on a GPU of its own where there are several."""
     import torch
 
@@ -139,7 +148,8 @@ def loaded_there(source: str, device: str | None, adapters: list[Path] | None, n
 
     if device in (None, "cuda") and torch.cuda.device_count() > 1:
         device = f"cuda:{number % torch.cuda.device_count()}"
-    return load(source or None, device, adapters=adapters or ())
+    kind = None if weights is Weights.plain else weights.value
+    return load(source or None, device, adapters=adapters or (), weights=kind)
 
 
 def _places(given: list[str], names: list[str], asked: list[str]) -> dict[str, Path]:
@@ -239,7 +249,9 @@ def repeat(
         if was.adapter and not adapters:
             raise ValueError(f"made with the adapter {was.adapter}; name its folder with --adapter")
         source = model if model is not None else was.model
-        return load(None if source == SHIPPED else source, device, adapters)
+        return load(
+            None if source == SHIPPED else source, device, adapters, Weights(was.weights or "float")
+        )
 
     with tempfile.TemporaryDirectory() as temporary, bar("Asking again") as step:
         differences = again(path, out or Path(temporary), loaded, data, step)

@@ -21,16 +21,21 @@ from unified.options import (
     Device,
     Guidance,
     GuidanceSchedule,
+    InParallel,
     MinP,
     Model,
+    Packed,
     Seed,
     Temperature,
     TopK,
     TopP,
+    Weights,
+    Window,
+    parallel_options,
     sampling_options,
 )
 from unified.terminal import printable
-from unified.verbs.common import bar, load, print_json, status
+from unified.verbs.common import bar, load, print_json, say, status
 
 SHOWN = 4  # pictures of one command that a terminal shows
 
@@ -50,6 +55,7 @@ def chat(
     ] = None,
     as_json: AsJson = False,
     device: Device = None,
+    weights: Packed = Weights.plain,
     guidance_scale: Guidance = None,
     schedule: GuidanceSchedule = None,
     temperature: Temperature = None,
@@ -72,7 +78,7 @@ def chat(
         from unified import transcript
 
         transcript.load(resume)  # a bad one is refused before the model is loaded
-    handle = load(model, device, adapter)
+    handle = load(model, device, adapter, weights)
     options: dict[str, Any] = {"seed": seed, "sampling": sampling, "folder": save}
     options["resumed"] = resume
     if not as_json and sys.stdin.isatty() and sys.stdout.isatty():
@@ -106,6 +112,9 @@ def generate(
     adapter: Adapters = None,
     as_json: AsJson = False,
     device: Device = None,
+    weights: Packed = Weights.plain,
+    parallel: InParallel = None,
+    window: Window = None,
     guidance_scale: Guidance = None,
     schedule: GuidanceSchedule = None,
     temperature: Temperature = None,
@@ -121,16 +130,18 @@ def generate(
     one, and so on.
     """
     prompt = _text(prompt, "the prompt", "say what to draw")
+    how = parallel_options(parallel, window)
     sampling = sampling_options(guidance_scale, schedule, temperature, top_k, top_p, min_p)
     target = out or Path(default_name(prompt, seed))
     picture.check_target(target)
-    handle = load(model, device, adapter)
+    handle = load(model, device, adapter, weights)
     settings = handle.settings(**sampling).settings()
     with bar("Drawing") as step:
         if force:
-            images, said = handle.generate(prompt, n=n, seed=seed, on_step=step, **sampling), ""
+            images = handle.generate(prompt, n=n, seed=seed, on_step=step, **how, **sampling)
+            said = ""
         else:
-            replies = handle.draw(prompt, n=n, seed=seed, on_step=step, **sampling)
+            replies = handle.draw(prompt, n=n, seed=seed, on_step=step, **how, **sampling)
             images, said = _drawn(replies)
     if not images:
         raise ValueError(f"nothing was drawn. The model says: {said or '(nothing)'}")
@@ -143,7 +154,11 @@ def generate(
             path = picture.save_png(image, out, made)
         else:
             path = picture.save_new(image, target, made)
-        files.append({"path": str(path), "seed": seed + k})
+        passes = {"passes": image.info["passes"]} if how else {}
+        files.append({"path": str(path), "seed": seed + k, **passes})
+        if how and not as_json:
+            codes = handle.layout.image_length
+            say(f"{codes} codes in {image.info['passes']} passes")
         if not as_json:
             if len(images) <= SHOWN and sys.stdout.isatty():
                 print(terminal.picture(image, terminal.ability(sys.stdout)), end="")
@@ -171,16 +186,18 @@ def ask(
     adapter: Adapters = None,
     as_json: AsJson = False,
     device: Device = None,
+    weights: Packed = Weights.plain,
 ) -> None:
     """Ask a question about a picture."""
     question = _text(question, "the question", "ask something about the picture")
     image = picture.read(file)
-    handle = load(model, device, adapter)
+    handle = load(model, device, adapter, weights)
     with status("Looking"):
         answer = handle.ask(image, question, seed=seed)
     if as_json:
         asked = {"file": str(file), "question": question, "answer": answer}
-        print_json({**asked, "model": facts(handle, seed, {})["model"]})
+        made = facts(handle, seed, {})
+        print_json({**asked, "model": made["model"], "weights": made["weights"]})
     else:
         print(printable(answer))
 

@@ -79,7 +79,7 @@ def tokenizer_eval(
         picture.check_target(path)
     from unified.eval import tokenizer as judge
 
-    codec = _codec(model)
+    codec = opened(model)
     if prefixes is not None:
         judge.strip(codec, prefixes, seed=seed)
     with status("Judging the tokenizer"):
@@ -109,7 +109,7 @@ def tokenizer_encode(
     """Turn a picture, a film or sound into codes, by a tokenizer of that medium."""
     if out is not None:
         check_json(out)
-    codec = _codec(model, device, _medium(file))
+    codec = opened(model, device, _medium(file))
     from unified.media.tensors import read_media
 
     media = read_media(file, codec.spec)
@@ -137,7 +137,7 @@ def tokenizer_decode(
 ) -> None:
     """Turn codes back into a picture, a film or sound."""
     codes, time, medium = read_codes(file)
-    codec = _codec(model, device, medium)
+    codec = opened(model, device, medium)
     import torch
 
     from unified.media.tensors import check_target, write_media
@@ -179,7 +179,7 @@ def _medium(path: Path) -> str:
     return kind if kind in ("audio", "video") else "image"
 
 
-def _codec(model: str | None, device: str | None = None, medium: str = "image") -> Any:
+def opened(model: str | None, device: str | None = None, medium: str = "image") -> Any:
     """The tokenizer in a model directory, or in a directory of its own, ours or published, or a
     shipped one by its name; without a name, the shipped one of a medium."""
     with status("Loading the tokenizer"):

@@ -15,10 +15,12 @@ from unified.options import (
     GuidanceSchedule,
     MinP,
     Model,
+    Packed,
     Seed,
     Temperature,
     TopK,
     TopP,
+    Weights,
     sampling_options,
 )
 from unified.verbs.common import bar, check_json, load, print_json, status
@@ -37,6 +39,7 @@ def eval_toybox(
     model: Model = None,
     adapter: Adapters = None,
     device: Device = None,
+    weights: Packed = Weights.plain,
     guidance_scale: Guidance = None,
     schedule: GuidanceSchedule = None,
     temperature: Temperature = None,
@@ -52,7 +55,7 @@ def eval_toybox(
     sampling = sampling_options(guidance_scale, schedule, temperature, top_k, top_p, min_p)
     if out is not None and str(out) != "-":
         check_json(out)
-    handle = load(model, device, adapter)
+    handle = load(model, device, adapter, weights)
     with status("Loading the benchmark"):
         from unified.eval import toybox
     with bar("Scoring") as step:
