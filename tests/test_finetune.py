@@ -24,7 +24,7 @@ from unified.media import picture
 from unified.toybox.scene import render, sample_scene
 from unified.train.finetune import check, estimated, finetune, prepare
 from unified.train.mixture import Epochs, Mixture
-from unified.train.prefer import PreferenceStage, log_probabilities
+from unified.train.prefer import Pairs, PreferenceStage, log_probabilities
 from unified.train.quarantine import UnreadableError
 from unified.train.readers import read
 from unified.train.records import DataError
@@ -238,6 +238,7 @@ def test_a_replys_probability_is_the_sum_over_its_tokens(tiny_run: Path, tmp_pat
     stage = prepare(load(tiny_run / "model", device="cpu"), data, config)
     assert isinstance(stage, PreferenceStage)
     (part,) = stage.batch(0)
+    assert isinstance(part, Pairs)
     model = stage.handle.model.eval()
     with torch.inference_mode():
         sums = log_probabilities(model, part.batch)

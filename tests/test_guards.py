@@ -75,11 +75,14 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 def test_what_a_killed_run_leaves_behind_does_not_hold_its_folder(tmp_path: Path) -> None:
     """A data worker notices only after seconds that its run is gone."""
+    began, begins = os.pipe()
     with alone(tmp_path):
         worker = os.fork()
         if not worker:
+            os.write(begins, b"!")
             time.sleep(600)
             os._exit(0)
+        os.read(began, 1)  # the worker runs
         with pytest.raises(ValueError, match="another run is training here"), alone(tmp_path):
             pass
     try:
@@ -88,6 +91,8 @@ def test_what_a_killed_run_leaves_behind_does_not_hold_its_folder(tmp_path: Path
     finally:
         os.kill(worker, signal.SIGKILL)
         os.waitpid(worker, 0)
+        os.close(began)
+        os.close(begins)
 
 
 def test_sigterm_saves_and_the_same_run_goes_on(tmp_path: Path) -> None:
