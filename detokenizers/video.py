@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from unified.causal import CausalStack, FilmBlock, State
-from unified.layers import ConvBlock
+from unified.layers import ResBlock
 
 
 class FrameDecoder(nn.Module):
@@ -21,7 +21,7 @@ class FrameDecoder(nn.Module):
         super().__init__()
         finer: list[nn.Module] = []
         for fine, coarse in reversed(list(pairwise(widths))):
-            finer += [nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2), ConvBlock(fine)]
+            finer += [nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2), ResBlock(fine, fine, 1)]
         self.blocks = nn.Sequential(*finer)
         self.last = nn.Conv2d(widths[0], 4 * channels, 3, padding=1)
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from unified.attention import attend
+from unified.layers import ResBlock
 from unified.tokenizers.codec import Codec, CodecSpec
 from unified.tokenizers.quantizers import Residual
 
@@ -48,20 +49,6 @@ class ConvConfig:
         return CodecSpec(
             (self.codebook_size,), (0,) * self.side**2, size, self.channels, causal=False
         )
-
-
-class ResBlock(nn.Module):
-    def __init__(self, width: int, out: int, groups: int):
-        super().__init__()
-        self.norms = nn.ModuleList((nn.GroupNorm(groups, width), nn.GroupNorm(groups, out)))
-        self.convs = nn.ModuleList((nn.Conv2d(width, out, 3, 1, 1), nn.Conv2d(out, out, 3, 1, 1)))
-        self.skip = nn.Conv2d(width, out, 1) if width != out else nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = x
-        for norm, conv in zip(self.norms, self.convs, strict=True):
-            h = conv(F.silu(norm(h)))
-        return self.skip(x) + h
 
 
 class PlaceAttention(nn.Module):

@@ -20,7 +20,7 @@ from torch import nn
 
 from unified.causal import CausalStack, FilmBlock, State
 from unified.detokenizers.video import FilmDecoder
-from unified.layers import ConvBlock
+from unified.layers import ResBlock
 from unified.tokenizers.codec import CodecSpec, StreamCodec
 from unified.tokenizers.quantizers import FiniteScalar
 
@@ -88,7 +88,11 @@ class FrameEncoder(nn.Module):
         self.first = nn.Conv2d(4 * channels, widths[0], 3, padding=1)
         coarser: list[nn.Module] = []
         for fine, coarse in pairwise(widths):
-            coarser += [ConvBlock(fine), nn.PixelUnshuffle(2), nn.Conv2d(4 * fine, coarse, 1)]
+            coarser += [
+                ResBlock(fine, fine, 1),
+                nn.PixelUnshuffle(2),
+                nn.Conv2d(4 * fine, coarse, 1),
+            ]
         self.blocks = nn.Sequential(*coarser)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from unified.media.picture import write_atomic
 from unified.toybox.samples import TASKS, sample
 from unified.train import documents, finetune
 from unified.train.batches import Encoded
-from unified.train.encodings import Data, open_data
+from unified.train.examples import Data, open_data
 from unified.train.mixture import Mixture
 from unified.train.model import ModelStage, StageConfig, conversations
 from unified.train.readers import Records

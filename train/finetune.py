@@ -20,7 +20,7 @@ from unified import adapters
 from unified.handle import Unified
 from unified.media.picture import write_atomic
 from unified.train.distributed import team
-from unified.train.encodings import Data
+from unified.train.examples import Data
 from unified.train.loop import fit
 from unified.train.meter import Estimate, estimate
 from unified.train.prefer import PreferenceStage

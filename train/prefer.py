@@ -19,7 +19,7 @@ from unified.toybox.samples import sample
 from unified.train.batches import Batch, Batcher, Encoded
 from unified.train.conversations import Conversations
 from unified.train.encoding import Encoder
-from unified.train.encodings import Data, Encodings
+from unified.train.examples import Data, Examples
 from unified.train.mixture import Epochs, Mixture
 from unified.train.model import next_token_loss
 from unified.train.quarantine import Quarantine
@@ -62,7 +62,7 @@ class PreferenceStage:
     ):  # fmt: skip
         self.handle, self.model, self.data, self.config = handle, model, data, config
         self.seed, self.device = seed, device
-        self.encodings = Encodings(data, Encoder(handle))
+        self.examples = Examples(data, Encoder(handle))
         self.epochs = Epochs(len(data), seed)
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
         self.rows = max(2, config.micro_batch // 2 * 2)
@@ -83,7 +83,7 @@ class PreferenceStage:
             DataError: it has no worse one, or one that is longer than the model's context.
         """
         if index not in self._cache:
-            self._cache[index] = self.encodings.pair(index)
+            self._cache[index] = self.examples.pair(index)
         return self._cache[index]
 
     def record(self, index: int) -> Encoded:

@@ -33,7 +33,7 @@ from unified.train.sources import (
 )
 
 LOOKED_AT = 32  # samples that must agree on their format
-TOKENIZED = "tokenized.json"  # in a folder of shards, which `encodings` reads
+TOKENIZED = "tokenized.json"  # in a folder of shards, which `examples` reads
 CONTAINERS = (Tar.kind, Folder.kind)  # that are formats by themselves, whatever is in them
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
 LINES = (".jsonl", ".ndjson")

@@ -16,7 +16,7 @@ from unified.toybox.samples import sample
 from unified.train.batches import Batch, Batcher, Encoded
 from unified.train.conversations import POOL, Conversations
 from unified.train.encoding import Encoder
-from unified.train.encodings import Data, Encodings
+from unified.train.examples import Data, Examples
 from unified.train.mixture import Epochs, Mixture
 from unified.train.model import next_token_loss
 from unified.train.quarantine import Quarantine
@@ -34,7 +34,7 @@ class SupervisedStage:
     ):  # fmt: skip
         self.handle, self.model, self.data, self.config = handle, model, data, config
         self.seed, self.device = seed, device
-        self.encodings = Encodings(data, Encoder(handle))
+        self.examples = Examples(data, Encoder(handle))
         self.mixture = Mixture({"data": config.weight, **config.toybox}, seed)
         self.epochs = Epochs(len(data), seed)
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
@@ -73,7 +73,7 @@ class SupervisedStage:
             DataError: it is longer than the model's context, or its media cannot be read.
         """
         if index not in self._cache:
-            encoded = self.encodings.reply(index)
+            encoded = self.examples.reply(index)
             if len(self._cache) < CACHED:
                 self._cache[index] = encoded
             return encoded

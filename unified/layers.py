@@ -24,17 +24,21 @@ class MLP(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
-class ConvBlock(nn.Module):
-    """Two convolutions of 3x3 beside the identity, over (B, C, H, W)."""
+class ResBlock(nn.Module):
+    """Two convolutions of 3x3 beside the identity, or a map of 1x1 where the width changes:
+    (B, width, H, W) -> (B, out, H, W)."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, out: int, groups: int):
         super().__init__()
-        self.norm = nn.GroupNorm(1, width)
-        self.up = nn.Conv2d(width, width, 3, padding=1)
-        self.down = nn.Conv2d(width, width, 3, padding=1)
+        self.norms = nn.ModuleList((nn.GroupNorm(groups, width), nn.GroupNorm(groups, out)))
+        self.convs = nn.ModuleList((nn.Conv2d(width, out, 3, 1, 1), nn.Conv2d(out, out, 3, 1, 1)))
+        self.skip = nn.Conv2d(width, out, 1) if width != out else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.down(F.gelu(self.up(self.norm(x))))
+        h = x
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            h = conv(F.silu(norm(h)))
+        return self.skip(x) + h
 
 
 class Attention(nn.Module):

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from unified.step import _lasting
+from unified.step import lasting
 
 SPAN = 16  # ids that a digest adds
 MEMORY = 2**28  # bytes
@@ -85,7 +85,7 @@ class Prefixes:
     def refresh(self, model: Any) -> None:
         """Forget all unless the model is what it was at the last call."""
         found = mark(model)
-        if self._mark is None or found != self._mark or not _lasting(model):
+        if self._mark is None or found != self._mark or not lasting(model):
             self.clear()
         self._mark = found
 

@@ -67,7 +67,7 @@ class Step:
             self.table = torch.empty(shape, device=device, dtype=dtype)
             self.met = torch.zeros(shape[0], dtype=torch.bool, device=device)
         self.mark = _mark(model)  # of weights where they now lie
-        self.lasting = _lasting(model)
+        self.lasting = lasting(model)
 
     @classmethod
     def of(cls, model: Any, last: Step | None = None) -> Step | None:
@@ -215,7 +215,7 @@ def _mark(model: Any) -> tuple[Any, ...]:
     )
 
 
-def _lasting(model: Any) -> bool:
+def lasting(model: Any) -> bool:
     """Whether a change of weights shows in `_mark`: not of views of an optimizer's flat buffer."""
     groups = []
     for layer in model.decoder.layers:

@@ -42,6 +42,21 @@ class Kind(StrEnum):
     int4 = "int4"
 
 
+Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that count.")]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="By default as torch has them.")
+]
+Out = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write rows.")]
+
+
+def _written(rows: list[dict[str, Any]], out: Path | None) -> bool:
+    """Write rows where they are wanted; whether a table is to be shown, too."""
+    to_standard = str(out) == "-"
+    if out is not None:
+        print_json(rows, None if to_standard else out)
+    return not to_standard
+
+
 @bench_app.callback()
 def bench() -> None:
     pass
@@ -50,12 +65,12 @@ def bench() -> None:
 @bench_app.command("train", epilog="Example: unified bench train --against transformers")
 def bench_train(
     against: Annotated[Rival | None, typer.Option(help="Beside whose training loop.")] = None,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that count.")] = 5,
+    rounds: Rounds = 5,
     limit: Annotated[
         int, typer.Option(metavar="N", min=1, help="Pools of four steps in a round.")
     ] = 1,
     batch_size: Annotated[int, typer.Option(metavar="N", min=4, help="Samples of a step.")] = 48,
-    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write rows.")] = None,
+    out: Out = None,
     seed: Seed = 0,
     model: Model = None,
     device: Device = None,
@@ -78,9 +93,7 @@ def bench_train(
     facts = {"batch_size": batch_size, "samples": len(data), "model": handle.source,
              "tokens_a_sample": sum(map(len, data)) / len(data), "seed": seed}  # fmt: skip
     rows = clock.rows("train", "useful tokens", found, facts)
-    if out is not None:
-        print_json(rows, None if str(out) == "-" else out)
-    if out is None or str(out) != "-":
+    if _written(rows, out):
         table = Table("way", "tokens a second", "ratio", "peak memory")
         for row in rows:
             table.add_row(row["way"], f"{row['rate']:.0f}", f"{row['ratio']:.2f}",
@@ -96,7 +109,7 @@ def bench_decode(
         typer.Option(help="Of ours; repeat it for several. By default fp32, half, int8 and int4."),
     ] = None,
     size: Annotated[Size, typer.Option(help="Of the random model.")] = Size.large,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that count.")] = 3,
+    rounds: Rounds = 3,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=4, help="Codes of the picture; by default all.")
     ] = None,
@@ -105,10 +118,8 @@ def bench_decode(
     ] = 96,
     parallel: InParallel = None,
     window: Window = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="By default as torch has them.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write rows.")] = None,
+    threads: Threads = None,
+    out: Out = None,
     seed: Seed = 0,
 ) -> None:
     """Codes a second of one guided picture, on a CPU, of a Janus with random weights.
@@ -142,9 +153,7 @@ def bench_decode(
     if how:
         with status("Drawing by the shipped model"):
             pictures = decoding.shipped(looked, rounds, seed)
-    if out is not None:
-        print_json(rows + pictures, None if str(out) == "-" else out)
-    if out is None or str(out) != "-":
+    if _written(rows + pictures, out):
         _print_decode(rows)
         for row in pictures:
             line = f"{row['rate']:.1f} codes a second, {row['passes']:.1f} passes a picture"
@@ -189,12 +198,10 @@ def bench_tokenizer(
         ),
     ] = None,
     size: Annotated[Size, typer.Option(help="Of the random one.")] = Size.large,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that count.")] = 3,
+    rounds: Rounds = 3,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures at once.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="By default as torch has them.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write rows.")] = None,
+    threads: Threads = None,
+    out: Out = None,
     seed: Seed = 0,
 ) -> None:
     """Pictures a second that are turned into codes, and codes into pictures, on a CPU."""
@@ -210,9 +217,7 @@ def bench_tokenizer(
         facts = {"size": size.value} if model is None else {"model": model}
         change("Coding in turns")
         rows = coding.race(codec, against is not None, rounds, batch, seed, facts)
-    if out is not None:
-        print_json(rows, None if str(out) == "-" else out)
-    if out is None or str(out) != "-":
+    if _written(rows, out):
         table = Table("task", "way", "pictures a second", "ratio", "peak memory")
         for row in rows:
             table.add_row(row["task"], row["way"], f"{row['rate']:.3g}", f"{row['ratio']:.2f}",
@@ -225,14 +230,12 @@ def bench_serve(
     count: Annotated[
         int, typer.Option("--requests", metavar="N", min=2, help="Half drawings, half questions.")
     ] = 16,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that count.")] = 5,
+    rounds: Rounds = 5,
     gap: Annotated[
         float, typer.Option(metavar="STEPS", min=0, help="Mean time between two arrivals.")
     ] = 0.5,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="By default as torch has them.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write rows.")] = None,
+    threads: Threads = None,
+    out: Out = None,
     seed: Seed = 0,
     model: Model = None,
     device: Device = None,
@@ -257,9 +260,7 @@ def bench_serve(
     facts = {"requests": count, "gap_steps": gap, "last_arrival_step": at[-1],
              "model": handle.source, "seed": seed}  # fmt: skip
     rows = serving.report(found, last, facts)
-    if out is not None:
-        print_json(rows, None if str(out) == "-" else out)
-    if out is None or str(out) != "-":
+    if _written(rows, out):
         _print_serve(rows)
 
 

@@ -70,7 +70,7 @@ def opened(
         tasks = None if task is None else (task.value,)
         if not tokens:
             return read(path, format, media=media, split=split, tasks=tasks or TASKS)
-        from unified.train.encodings import open_data
+        from unified.train.examples import open_data
 
         return open_data(path, format, media=media, split=split, tasks=tasks)
 

@@ -17,7 +17,7 @@ from unified.adapters import WEIGHTS
 from unified.handle import Unified, load
 from unified.toybox.scene import render, sample_scene
 from unified.train.encoding import Encoder
-from unified.train.encodings import Data, Encodings, open_data
+from unified.train.examples import Data, Examples, open_data
 from unified.train.finetune import check, finetune, prepare
 from unified.train.prefer import PreferenceStage
 from unified.train.readers import read
@@ -145,25 +145,25 @@ def test_tokens_of_another_model_are_refused_by_what_differs(
 ) -> None:
     shards = Shards(tokens)
     encoder = Encoder(tiny)
-    assert len(Encodings(shards, encoder).reply(0)) > 0
+    assert len(Examples(shards, encoder).reply(0)) > 0
     for name, words in MARKS.items():
         folder = shutil.copytree(tokens, tmp_path / name)
         other = Shards(folder)
         other.marks = {**other.marks, name: "0123456789abcdef"}
         with pytest.raises(ValueError, match=rf"{name}: .*another {words} \(0123456789ab, here"):
-            Encodings(other, encoder)
+            Examples(other, encoder)
     with pytest.raises(ValueError, match="another vocabulary or layout"):
-        Encodings(shards, Encoder(tiny, "view"))
+        Examples(shards, Encoder(tiny, "view"))
     kept = {name: value.clone() for name, value in tiny.codec.state_dict().items()}
     with torch.no_grad():
         next(value for value in tiny.codec.state_dict().values() if value.ndim).view(-1)[0] += 1
     with pytest.raises(ValueError, match="another codec"):
-        Encodings(shards, encoder)
+        Examples(shards, encoder)
     tiny.codec.load_state_dict(kept)
-    Encodings(shards, encoder)
+    Examples(shards, encoder)
     encoder.context = 5
     with pytest.raises(DataError, match=r"cats: record 0: \d+ tokens; the model reads at most 5"):
-        Encodings(shards, encoder).reply(0)
+        Examples(shards, encoder).reply(0)
 
 
 def test_from_the_command_line(

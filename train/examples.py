@@ -43,7 +43,7 @@ def open_data(
     return shards
 
 
-class Encodings:
+class Examples:
     """Data as one model reads them.
 
     Raises:
