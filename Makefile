@@ -34,7 +34,7 @@ chat: setup
 	@$(BIN)/unified chat $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

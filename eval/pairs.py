@@ -1,11 +1,12 @@
 """Preference pairs from a model's own drawings, ranked by the independent judge.
 
-    python -m unified.eval.pairs edits pairs
+    python -m unified.eval.pairs wallpaper pairs --model runs/wallpaper-model
 
-Every request of a skill is drawn several times; where some drawings are right and some wrong, a
-right one is set against a wrong one. `unified finetune pairs/pairs.jsonl` learns from them. "edits"
-are the changes asked for in dialogues, all else is asked for in one prompt. The requests are not
-those of the benchmark, whose seed is another.
+Every request of a skill is drawn several times; where some drawings are right and some wrong, each
+right one is set against a wrong one while both last. `unified finetune pairs/pairs.jsonl` learns
+from them. "edits" are the changes asked for in dialogues; a skill of the benchmark or a lesson is
+asked for in one prompt. The requests are not those of the benchmarks: their seeds are others, and
+their lessons show other things.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image
 
 from unified.eval.judge import Judged, check, judge
 from unified.eval.toybox import edited, pictures_of
+from unified.toybox.lessons import LESSONS, lesson
 from unified.toybox.questions import SKILLS
 from unified.toybox.samples import benchmark_dialogue, benchmark_prompt
 
@@ -32,12 +34,12 @@ Message = dict[str, Any]
 Rank = tuple[Message, Message]
 
 
-def ranked(replies: list[Message], right: Callable[[Image.Image], bool]) -> Rank | None:
-    """The first right reply and the first wrong one, None where all are alike."""
+def ranked(replies: list[Message], right: Callable[[Image.Image], bool]) -> list[Rank]:
+    """Right replies beside wrong ones, each in one pair at most; none where all are alike."""
     found = [len(drawn) == 1 and right(drawn[0]) for drawn in map(pictures_of, replies)]
-    if all(found) or not any(found):
-        return None
-    return replies[found.index(True)], replies[found.index(False)]
+    better = [reply for reply, is_right in zip(replies, found, strict=True) if is_right]
+    worse = [reply for reply, is_right in zip(replies, found, strict=True) if not is_right]
+    return list(zip(better, worse, strict=False))
 
 
 def collect(
@@ -65,7 +67,7 @@ def collect(
                 _saved(reply, folder, f"{name}-{kind}")
                 for reply, kind in zip(pair, ("better", "worse"), strict=True)
             )
-            before = [_saved(turn, folder, f"{name}-{k}") for k, turn in enumerate(told)]
+            before = [_saved(turn, folder, f"{name}-before{k}") for k, turn in enumerate(told)]
             for turn in before:
                 turn["loss"] = False
             lines.append({"id": name, "messages": [*before, better], "rejected": [worse]})
@@ -80,13 +82,20 @@ Found = Iterator[tuple[str, list[Message], Rank]]  # a name, what was said befor
 
 
 def _prompts(model: Any, skill: str, numbers: range, seed: int, temperature: float) -> Found:
-    asked = [benchmark_prompt(skill, seed, number, "seen") for number in numbers]
+    asked = [_asked(skill, seed, number) for number in numbers]
     told = [[_said(text)] for text, _ in asked]
     tried = _tried(model, told, seed + numbers.start * EACH, temperature)
     for number, before, replies, (_, facts) in zip(numbers, told, tried, asked, strict=True):
-        pair = ranked(replies, partial(_shows, facts))
-        if pair is not None:
-            yield f"{number:04}", before, pair
+        for k, pair in enumerate(ranked(replies, partial(_shows, facts))):
+            yield f"{number:04}-{k}", before, pair
+
+
+def _asked(skill: str, seed: int, number: int) -> tuple[str, dict[str, Any]]:
+    """A prompt, and the facts of what it asks for."""
+    if skill in LESSONS:
+        made = lesson(skill, seed, number)
+        return f"Draw {made.caption}.", made.facts
+    return benchmark_prompt(skill, seed, number, "seen")
 
 
 def _edits(model: Any, skill: str, numbers: range, seed: int, temperature: float) -> Found:
@@ -110,9 +119,8 @@ def _edits(model: Any, skill: str, numbers: range, seed: int, temperature: float
     ):
         drawn = [picture for turn in before for picture in pictures_of(turn)]
         stood = judge(drawn[-1]) if drawn else None
-        pair = ranked(replies, partial(_shows_edit, script[end], stood))
-        if pair is not None:
-            yield f"{number:04}", before, pair
+        for k, pair in enumerate(ranked(replies, partial(_shows_edit, script[end], stood))):
+            yield f"{number:04}-{k}", before, pair
 
 
 def _shows(facts: dict[str, Any], drawn: Image.Image) -> bool:
@@ -149,7 +157,7 @@ def _saved(message: Message, folder: Path, name: str) -> Message:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Preference pairs from a model's own drawings.")
-    parser.add_argument("skill", choices=(*SKILLS, "edits"))
+    parser.add_argument("skill", choices=(*SKILLS, *LESSONS, "edits"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default=None, help="model directory; the shipped one by default")
     parser.add_argument("--requests", type=int, default=200)

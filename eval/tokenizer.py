@@ -26,7 +26,7 @@ from unified.eval.features import EncoderFeatures, Features, SoundStatistics, of
 from unified.eval.judge import judge
 from unified.eval.metrics import frechet_distance, frechet_draws
 from unified.eval.probe import code_bits, linear_accuracy
-from unified.eval.watching import watch
+from unified.eval.watching import follow, watch
 from unified.media.pixels import to_pictures, to_tensor
 from unified.media.sheet import spectrograms
 from unified.media.sound import resample
@@ -68,8 +68,9 @@ def evaluate_tokenizer(
         Pictures: psnr (dB, mean over pictures), psnr_all (dB of the mean squared error over all),
         ssim, recognised (share of the rebuilt pictures in which the judge of drawings still finds
         every thing and nothing else: what a perfect model could reach with this codec).
-        Films: psnr, psnr_first (of first frames), motion_kept (share of things whose motion the
-        judge of films still names rightly).
+        Films: psnr, psnr_first (of first frames), motion_kept (share of things that the judge of
+        films, told which they are, sees move as they should), things_kept (share that it also tells
+        from all others).
         Pictures, and films frame by frame: frechet_encoder, or frechet_teacher and so on by
         `features`: Fréchet distance of rebuilds from originals on the features that the settings
         name, with a bootstrap over items; to be compared at equal n, and from two items on.
@@ -205,6 +206,7 @@ def _films(codec: Codec, count: int, seed: int, batch: int, seen: Features) -> I
     codes_of = _Codes(codec)
     errors: list[torch.Tensor] = []
     firsts: list[torch.Tensor] = []
+    moved: list[bool] = []
     kept: list[bool] = []
     total = max(count, CODE_ITEMS["video"])
     batch = min(batch, 16)
@@ -221,20 +223,35 @@ def _films(codec: Codec, count: int, seed: int, batch: int, seen: Features) -> I
             errors.append(squared.mean((1, 2, 3, 4)))
             firsts.append(squared[:, 0].mean((1, 2, 3)))
             for film, one in zip(films, rebuilt, strict=False):
-                kept += _motions(film, to_pictures(one))
+                shown = to_pictures(one)
+                moved += _directions(film, shown)
+                kept += _things(film, shown)
             for side, several in zip(features, (pixels[:left], rebuilt), strict=True):
                 shown = [Image.fromarray(one) for one in to_pictures(several.flatten(0, 1))]
                 side.append(seen.features(shown).reshape(len(several), FRAMES, -1))
     psnr, first = (_decibel(torch.cat(parts).double()) for parts in (errors, firsts))
     yield "psnr", float(psnr.mean()), _stderr(psnr), count
     yield "psnr_first", float(first.mean()), _stderr(first), count
-    yield _share("motion_kept", kept)
+    yield _share("motion_kept", moved)
+    yield _share("things_kept", kept)
     yield from _frechet(seen.short, features, seed)
     yield from codes_of.found(total)
 
 
-def _motions(film: Film, frames: np.ndarray) -> list[bool]:
-    """Of each thing before a camera that stands: whether the judge names its motion rightly."""
+def _directions(film: Film, frames: np.ndarray) -> list[bool]:
+    """Of each thing before a camera that stands: whether it is seen to move as it should, however
+    it looks."""
+    if film.camera != "still":
+        return []
+    tracks = follow(frames, [(actor.name, actor.colour, actor.size) for actor in film.actors])
+    return [
+        track.motion(len(frames)) == actor.motion
+        for track, actor in zip(tracks, film.actors, strict=True)
+    ]
+
+
+def _things(film: Film, frames: np.ndarray) -> list[bool]:
+    """Of the same things: whether the judge tells them from all others and names their motion."""
     if film.camera != "still":
         return []
     seen = {track.label: track.motion(len(frames)) for track in watch(frames)}

@@ -1,4 +1,5 @@
-"""What every test shares: two threads, no network, and no GPU test where there is no GPU."""
+"""What every test shares: two threads (one beside other workers), no network, and no GPU test where
+there is no GPU."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from unified.handle import Unified
 
 # Read when torch is first imported, here or in a command that a test starts; not imported yet.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

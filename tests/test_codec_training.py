@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,9 @@ from PIL import Image
 from unified.eval import probe
 from unified.eval import tokenizer as benchmark
 from unified.eval.hearing import hear
-from unified.eval.watching import watch
+from unified.eval.watching import follow, watch
 from unified.tokenizers.kinds import load_codec
-from unified.toybox.film import Actor, Film, render_film
+from unified.toybox.film import Actor, Film, render_film, sample_film
 from unified.toybox.sounds import SOUNDS, sound
 from unified.toybox.voices import spoken
 from unified.train.losses import Critic, adversarial_losses, pyramid_loss, spectral_loss
@@ -29,7 +30,7 @@ RECIPES = ("pixels", "video", "audio", "seed")
 ALWAYS = {"codebook_use", "perplexity", "codes", "bits", "encoded", "decoded"}
 METRICS = {
     "image": ALWAYS | {"psnr", "psnr_all", "ssim", "recognised", "frechet_encoder"},
-    "video": ALWAYS | {"psnr", "psnr_first", "motion_kept", "frechet_encoder"},
+    "video": ALWAYS | {"psnr", "psnr_first", "motion_kept", "things_kept", "frechet_encoder"},
     "audio": ALWAYS
     | {
         "mel_distance",
@@ -138,6 +139,30 @@ def test_words_and_sounds_are_heard_through_noise() -> None:
     right = [hear(sound(name, sum(SOUNDS[name][2]) / 2, 77)).name == name for name in SOUNDS]
     assert sum(right) >= len(right) - 2
     assert hear(rng.standard_normal(8000)).voice is None
+
+
+def test_given_things_are_followed_and_wrong_motions_are_not_taken_for_right() -> None:
+    films = [sample_film(random.Random(f"5/film/{k}"), "held_out", 9) for k in range(40)]
+    films = [film for film in films if film.camera == "still"]
+    right, turned, blurred = [], [], []
+    for film in films:
+        frames = render_film(film)
+        things = [(actor.name, actor.colour, actor.size) for actor in film.actors]
+        motions = [actor.motion for actor in film.actors]
+        right += [t.motion(9) == m for t, m in zip(follow(frames, things), motions, strict=True)]
+        soft = frames.astype(np.float32)
+        for axis in (1, 2):
+            near = (np.roll(soft, by, axis) for by in (-1, 0, 1))
+            soft = np.sum([part / 3 for part in near], axis=0)
+        blurred += [
+            t.motion(9) == m
+            for t, m in zip(follow(soft.round().astype(np.uint8), things), motions, strict=True)
+        ]
+        lines = {"left", "right", "up", "down", "appear", "disappear"}
+        backwards = follow(frames[::-1], things)
+        turned += [t.motion(9) == m for t, m in zip(backwards, motions, strict=True) if m in lines]
+    assert np.mean(right) >= 0.99 and np.mean(blurred) >= 0.95
+    assert len(turned) > 10 and not any(turned)
 
 
 @pytest.mark.parametrize("motion", ["left", "up", "bounce", "disappear", "still"])
