@@ -127,18 +127,11 @@ def _gpu_facts(device: str) -> dict[str, Any]:
     read by a sum over 1 GiB or copied from there, whichever moves more; far more than caches hold.
     """
     has = torch.cuda.get_device_properties(device)
-    block = torch.randn(2**28, device=device)
-    read = _best_on_gpu(lambda: block.sum(), block.nbytes, device)
-    other = torch.empty_like(block)
-    copied = _best_on_gpu(lambda: other.copy_(block), 2 * block.nbytes, device)
-    del block, other
-    products = {}
-    for name, dtype in (("product_gflops", torch.bfloat16), ("product_gflops_fp32", torch.float32)):
-        side = 8192 if dtype == torch.bfloat16 else 4096
-        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        found = _best_on_gpu(lambda a=a, b=b: torch.mm(a, b), 2 * side**3, device)  # type: ignore[misc]
-        products[name] = round(found / 1e9, 1)
-        del a, b
+    read = _gpu_reads(device)
+    products = {
+        "product_gflops": round(_gpu_multiplies(device, 8192, torch.bfloat16) / 1e9, 1),
+        "product_gflops_fp32": round(_gpu_multiplies(device, 4096, torch.float32) / 1e9, 1),
+    }
     torch.cuda.empty_cache()
     return {
         "device": has.name,
@@ -148,9 +141,21 @@ def _gpu_facts(device: str) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version(),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
-        "read_gbytes": round(max(read, copied) / 1e9, 1),
+        "read_gbytes": round(read / 1e9, 1),
         **products,
     }
+
+
+def _gpu_reads(device: str) -> float:
+    block = torch.randn(2**28, device=device)
+    other = torch.empty_like(block)
+    read = _best_on_gpu(block.sum, block.nbytes, device)
+    return max(read, _best_on_gpu(lambda: other.copy_(block), 2 * block.nbytes, device))
+
+
+def _gpu_multiplies(device: str, side: int, dtype: torch.dtype) -> float:
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return _best_on_gpu(lambda: torch.mm(a, b), 2 * side**3, device)
 
 
 def _best_on_gpu(work: Callable[[], Any], units: int, device: str, times: int = 10) -> float:

@@ -145,7 +145,6 @@ class Batcher:
             sum(len(sample) for line in lines for sample in line),
         )
 
-
     def _there(self, made: torch.Tensor) -> torch.Tensor:
         """On the device; a GPU copies from pinned memory while the host goes on."""
         if torch.device(self.device).type == "cuda" and made.device.type == "cpu":

@@ -141,7 +141,9 @@ def fit(
             done = step + 1
             last = done == config.steps
             if done % config.log_every == 0 or last:
-                sums = crew.add_values({k: float(v) for k, v in {**total, **meter.counts()}.items()})
+                sums = crew.add_values(
+                    {k: float(v) for k, v in {**total, **meter.counts()}.items()}
+                )
                 rates = meter.rates({name: sums.pop(name) for name in meter.counts()})
                 row = {**sums, "norm": norm, "rate": rate, **rates}
                 journal.write(done, row | ({"skipped": skipped} if skipped else {}))

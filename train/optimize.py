@@ -86,7 +86,7 @@ def optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimiz
     found: list[torch.optim.Optimizer] = []
     if adamw:
         # one pass over all of it: in the host's memory, or in one kernel
-        on_gpu = all(p.is_cuda for group in adamw for p in group["params"])
+        on_gpu = not config.zero and all(p.is_cuda for p in model.parameters())
         fused = True if config.offload or on_gpu else None
         found.append(torch.optim.AdamW(adamw, lr=rate, betas=config.betas, fused=fused))
     if muon:

@@ -1,14 +1,14 @@
 """A running batch in steps of fixed shapes: where its requests stand -> a plan -> their next ids.
 
 While every request of a batch is drawing, the host knows all of the next steps but the codes:
-several run before any is read (`unified.fixed`). Where one of them writes words, its next id decides
-what follows: then one step runs, drawn codes are chosen where the logits are, and the engine chooses
-the words. Knows sessions and requests; nothing of shapes or devices.
+several run before any is read (`unified.fixed`). Where one of them writes words, its next id
+decides what follows: then one step runs, drawn codes are chosen where the logits are, and the
+engine chooses the words. Knows sessions and requests; nothing of shapes or devices.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unified.fixed import STEPS, Fixed, Plan
 from unified.sampling import guidance_weight
@@ -66,9 +66,7 @@ def _place(row: Row) -> int:
 
 def plan(engine: Engine, lanes: list[Lane], steps: int) -> Plan:
     """The next steps of some lanes; those that write words have one, and choose nothing in it."""
-    found = Plan([], [], [[] for _ in range(steps)])
-    found.forced, found.low, found.high = ([[] for _ in range(steps)] for _ in range(3))
-    found.weights = [[] for _ in range(steps)]
+    found = Plan([], [], *(_tables(steps) for _ in range(5)))
     for lane in lanes:
         row, drawing = lane.row, draws(engine, lane.row)
         twin = row.twin if drawing and row.guided and not lane.twin else None
@@ -81,6 +79,10 @@ def plan(engine: Engine, lanes: list[Lane], steps: int) -> Plan:
         found.generators.append(row.generator if own else None)
         _add_steps(engine, row, found, steps, drawing, twin is not None)
     return found
+
+
+def _tables(steps: int) -> list[list[Any]]:
+    return [[] for _ in range(steps)]
 
 
 def _add_steps(
@@ -100,4 +102,3 @@ def _add_steps(
             weight = guidance_weight(sampling.guidance_scale, sampling.schedule, written, length)
         found.weights[k].append(weight)
         written += not isinstance(due, int)
-

@@ -170,9 +170,7 @@ def attend_last(
     return torch.bmm(scores.softmax(-1), value.flatten(0, 1)).view(batch, heads * width)
 
 
-def visible(
-    columns: torch.Tensor, length: int, dtype: torch.dtype, width: int
-) -> torch.Tensor:
+def visible(columns: torch.Tensor, length: int, dtype: torch.dtype, width: int) -> torch.Tensor:
     """What a row's queries see of a cache of fixed length, for `attend_rows`.
 
     Args:

@@ -106,8 +106,8 @@ class Captures:
                 raise found from None
             first = (str(found).splitlines() or [""])[0]
             raise RuntimeError(
-                f"a decode step could not be recorded as a CUDA graph ({first}); with {SETTING}=0 in"
-                " the environment steps run without"
+                f"a decode step could not be recorded as a CUDA graph ({first}); with {SETTING}=0"
+                " in the environment steps run without"
             ) from found
         self.recorded += 1
         return graph
