@@ -272,10 +272,10 @@ def at_once(handle: Unified, codes: int, window: int) -> tuple[Way, Drawn]:
     return way, drawn
 
 
-def shipped(window: int, rounds: int, seed: int) -> list[dict[str, Any]]:
+def shipped(window: int, rounds: int, seed: int, device: str = "cpu") -> list[dict[str, Any]]:
     """What the shipped model draws to PROMPTS, one by one and by Jacobi decoding: `speed.rows`,
     with `passes`, the mean over the pictures."""
-    handle = load(None, "cpu")
+    handle = load(None, device)
     passes: dict[str, list[int]] = {}
 
     def way(name: str, **how: Any) -> Way:
@@ -291,10 +291,10 @@ def shipped(window: int, rounds: int, seed: int) -> list[dict[str, Any]]:
 
     one, many = "shipped, one by one", "shipped, jacobi"
     ways = {one: way(one), many: way(many, parallel="jacobi", window=window)}
-    found = interleaved(ways, rounds)
+    found = interleaved(ways, rounds, device)
     facts = {"model": handle.source, "pictures": len(PROMPTS), "window": window, "seed": seed,
              "sampling": handle.sampling.settings()}  # fmt: skip
-    out = rows("draw", "image tokens", found, facts)
+    out = rows("draw", "image tokens", found, facts, device)
     for row in out:
         row["passes"] = statistics.mean(passes[row["way"]])
     return out
@@ -319,7 +319,7 @@ def theirs(
         def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
             if scores.is_cuda:  # by the device's own clock, which is read in the end
                 self.marks.append(torch.cuda.Event(enable_timing=True))
-                self.marks[-1].record()
+                self.marks[-1].record(torch.cuda.current_stream(scores.device))
             else:
                 self.times.append(time.perf_counter())
             return scores

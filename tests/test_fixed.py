@@ -196,8 +196,8 @@ def test_rows_over_a_fixed_length_are_rows_over_what_they_see(groups: int) -> No
     for row in range(3):
         for k in range(2):
             stop = int(columns[row, k]) + 1
-            own = (x[[row], :, :stop] for x in (key, value))
-            wanted = attention.attend_last(query[[row], k], *own, None, 0.3)
+            keys, values = (x[[row], :, :stop] for x in (key, value))
+            wanted = attention.attend_last(query[[row], k], keys, values, None, 0.3)
             torch.testing.assert_close(found[[row], k], wanted)
 
 

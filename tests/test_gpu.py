@@ -181,28 +181,27 @@ def test_weights_for_a_cpu_are_refused(source: Path, kind: str) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 8])
 def test_its_attention_is_that_of_a_cpu(dtype: torch.dtype, groups: int) -> None:
     """flash-attn's where it is installed and the type is its own."""
-    bound = 2e-5 if dtype == torch.float32 else 2e-2
+    bound = 1e-4 if dtype == torch.float32 else 2e-2
     random = torch.Generator().manual_seed(0)
     query = torch.randn(5, 1, 8, 64, generator=random)
     key, value = torch.randn(2, 5, groups, 256, 64, generator=random).unbind()
     columns = torch.tensor([[0], [3], [128], [254], [255]])
 
-    def there(*tensors: torch.Tensor) -> list[torch.Tensor]:
-        return [x.to("cuda", dtype) for x in tensors]
+    q, k, v = (x.to("cuda", dtype) for x in (query, key, value))
 
     with torch.inference_mode():
         seen = attention.visible(columns, 256, torch.float32, 64)
         wanted = attention.attend_rows(query, key, value, seen, 0.125)
         seen = attention.visible(columns.cuda(), 256, dtype, 64)
-        found = attention.attend_rows(*there(query, key, value), seen, 0.125)
+        found = attention.attend_rows(q, k, v, seen, 0.125)
         torch.testing.assert_close(found.float().cpu(), wanted, atol=bound, rtol=bound)
         wanted = attention.attend_last(query[:, 0], key, value, None, 0.125)
-        found = attention.attend_last(*there(query[:, 0], key, value), None, 0.125)
+        found = attention.attend_last(q[:, 0], k, v, None, 0.125)
         torch.testing.assert_close(found.float().cpu(), wanted, atol=bound, rtol=bound)
         for count in (256, 100, 1):
             prompt = torch.randn(count, 8, 64, generator=random)
             wanted = attention.attend_causal(prompt, key[0], value[0], 0.125)
-            found = attention.attend_causal(*there(prompt, key[0], value[0]), 0.125)
+            found = attention.attend_causal(prompt.to("cuda", dtype), k[0], v[0], 0.125)
             torch.testing.assert_close(found.float().cpu(), wanted, atol=bound, rtol=bound)
 
 

@@ -279,6 +279,7 @@ def sheet(
         requests.append(Request(tuple(ids), seed=index, draw="only"))
     training = engine.model.training
     replies = engine.run(requests)
+    engine.fixed = None  # its cache and graphs would stay on the GPU while training goes on
     engine.model.train(training)
     return captioned([UnifiedImageProcessor.picture(r.pictures[0]) for r in replies], prompts)
 

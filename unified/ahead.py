@@ -66,7 +66,9 @@ def _place(row: Row) -> int:
 
 def plan(engine: Engine, lanes: list[Lane], steps: int) -> Plan:
     """The next steps of some lanes; those that write words have one, and choose nothing in it."""
-    found = Plan([], [], *(_tables(steps) for _ in range(5)))
+    tables: list[Any] = [[[] for _ in range(steps)] for _ in range(5)]
+    places, forced, low, high, weights = tables
+    found = Plan([], [], places, forced, low, high, weights)
     for lane in lanes:
         row, drawing = lane.row, draws(engine, lane.row)
         twin = row.twin if drawing and row.guided and not lane.twin else None
@@ -79,10 +81,6 @@ def plan(engine: Engine, lanes: list[Lane], steps: int) -> Plan:
         found.generators.append(row.generator if own else None)
         _add_steps(engine, row, found, steps, drawing, twin is not None)
     return found
-
-
-def _tables(steps: int) -> list[list[Any]]:
-    return [[] for _ in range(steps)]
 
 
 def _add_steps(

@@ -153,9 +153,9 @@ def bench_decode(
         looked = (window or WINDOW) if how else 0
         whole = decoding.SIZES[size]["vision"]["num_image_tokens"]
         codes = min(limit or whole, whole)
-        usual = (Kind.fp32, Kind.half, Kind.int8, Kind.int4)
+        usual = [Kind.fp32, Kind.half, Kind.int8, Kind.int4]
         if torch.device(device).type == "cuda":
-            usual = (Kind.fp32, Kind.bf16)
+            usual = [Kind.fp32, Kind.bf16]
         kinds = [kind.value for kind in weights or usual]
         facts = {"size": size.value, "codes": codes, "guidance": decoding.GUIDANCE, "seed": seed}
         tables = []
@@ -176,7 +176,7 @@ def bench_decode(
     pictures: list[dict[str, Any]] = []
     if how:
         with status("Drawing by the shipped model"):
-            pictures = decoding.shipped(looked, rounds, seed)
+            pictures = decoding.shipped(looked, rounds, seed, device)
     if _written(rows + pictures, out):
         for table in tables:
             _print_decode(table)
