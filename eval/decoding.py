@@ -4,6 +4,9 @@ Both read the same weights from the same files and draw the same prompt greedily
 one process. transformers runs as shipped, and as tuned here: attention in plain products, which on
 a CPU take less than half the time of SDPA's kernels for one query. Its cache is tight in both.
 `unified.jacobi` draws the same, and what the shipped model draws, with many codes in a pass.
+
+On a GPU ours runs as it does by itself, in recorded steps, and without recording (`, eager`); of
+transformers there is the shipped way alone. Several pictures may be drawn at once.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from typing import Any
 
 import torch
 
-from unified import jacobi
-from unified.engine import Request
+from unified import attention, jacobi
+from unified.engine import Engine, Request
 from unified.eval.speed import Timed, Way, interleaved, machine_facts, ratio, rows
 from unified.handle import Unified, load
 from unified.packed import packed_bytes
@@ -27,6 +30,7 @@ from unified.sampling import Sampling
 GUIDANCE = 5.0
 KINDS = ("fp32", "bf16", "half", "int8", "int4")  # of our weights; the last three are packed
 UNGUIDED = ", unguided"  # ends the name of a way that draws without a twin row
+EAGER = ", eager"  # ends the name of a way whose steps are not recorded
 PROMPT = "A red circle and two dogs at night."
 PROMPTS = ("a red circle left of a cat", "three dogs at night", "a tree", "two blue stars")
 SIZES: dict[str, dict[str, Any]] = {
@@ -109,11 +113,17 @@ def _tokenizer() -> Any:
 
 @dataclass
 class Race:
-    """Ways that draw the same picture; what each drew, and the handles of ours, by name."""
+    """Ways that draw the same picture; what each drew, and the handles of ours, by name.
+
+    Attributes:
+        batch: pictures that each draws at once. device: where.
+    """
 
     ways: dict[str, Way] = field(default_factory=dict)
     drawn: dict[str, Drawn] = field(default_factory=dict)
     handles: dict[str, Unified] = field(default_factory=dict)
+    batch: int = 1
+    device: str = "cpu"
 
     def add(self, name: str, way: tuple[Way, Drawn], handle: Unified | None = None) -> None:
         self.ways[name], self.drawn[name] = way
@@ -122,24 +132,36 @@ class Race:
 
 
 def race(
-    folder: Path, kinds: Sequence[str], codes: int, against: bool, unguided: int, window: int = 0
+    folder: Path,
+    kinds: Sequence[str],
+    codes: int,
+    against: bool,
+    unguided: int,
+    window: int = 0,
+    device: str = "cpu",
+    batch: int = 1,
 ) -> Race:
     """Ours with weights of several kinds, and beside it transformers in fp32 and in bf16.
 
     Args:
         folder: a checkpoint in Janus' layout. unguided: codes that ours also draws without a twin
             row; 0: none. window: of Jacobi decoding, which ours also draws by; 0: not.
+        batch: pictures at once, all of the same prompt.
     """
-    found = Race()
+    found = Race(batch=batch, device=device)
+    on_gpu = torch.device(device).type == "cuda"
     for kind in kinds:
         plain = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(kind)
         packed = {"weights": kind} if plain is None else {"dtype": plain}
-        handle = load(folder, "cpu", **packed)  # type: ignore[arg-type]
-        found.add(f"unified {kind}", ours(handle, codes), handle)
+        handle = load(folder, device, **packed)  # type: ignore[arg-type]
+        found.add(f"unified {kind}", ours(handle, codes, batch=batch), handle)
+        if on_gpu:
+            way = ours(handle, codes, batch=batch, captured=False)
+            found.add(f"unified {kind}{EAGER}", way, handle)
         if unguided:
             name = f"unified {kind}{UNGUIDED}"
-            found.add(name, ours(handle, min(unguided, codes), 1.0), handle)
-        if window:
+            found.add(name, ours(handle, min(unguided, codes), 1.0, batch), handle)
+        if window and batch == 1:
             found.add(f"unified {kind}, jacobi", at_once(handle, codes, window))
     if against:
         from transformers import JanusForConditionalGeneration
@@ -147,9 +169,12 @@ def race(
         dtypes = {"bf16" if kind != "fp32" else kind for kind in kinds}
         for name in sorted(dtypes, reverse=True):
             dtype = torch.float32 if name == "fp32" else torch.bfloat16
-            model = JanusForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
-            found.add(f"transformers {name}", theirs(model, handle, codes, "sdpa"))
-            found.add(f"transformers {name}, tuned", theirs(model, handle, codes, "eager"))
+            model = JanusForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+            model = model.eval().to(device)
+            found.add(f"transformers {name}", theirs(model, handle, codes, "sdpa", batch))
+            if not on_gpu:
+                way = theirs(model, handle, codes, "eager", batch)
+                found.add(f"transformers {name}, tuned", way)
     return found
 
 
@@ -177,23 +202,43 @@ class Drawn:
         return max(1, min(8, len(self.steps[-1]) // 3))
 
 
-def ours(handle: Unified, codes: int, guidance: float = GUIDANCE) -> tuple[Way, Drawn]:
-    """So many codes of a picture by our engine."""
+def ours(
+    handle: Unified,
+    codes: int,
+    guidance: float = GUIDANCE,
+    batch: int = 1,
+    captured: bool | None = None,
+) -> tuple[Way, Drawn]:
+    """So many codes of a picture by our engine, or of several at once.
+
+    Several steps may run before their codes are read, which the device is waited for: each of them
+    counts as an equal share of the time between two readings.
+
+    Args:
+        captured: of the `Engine`.
+    """
     drawn, start = Drawn(), handle.layout.vocabulary.image_start
-    request = _greedy(handle, guidance)
+    request, engine = _greedy(handle, guidance), handle.engine
+    if captured is not None:
+        engine = Engine(handle.model, handle.codec)
+        engine.captured = captured
 
     def way() -> tuple[int, float]:
         began = time.perf_counter()
-        found: list[int] = []
+        session = engine.serve(2 * batch)
+        numbers = [session.add(request) for _ in range(batch)]
+        reply = session.replies[numbers[0]]
         times: list[float] = []
-        for token, _ in handle.engine.stream(request):
-            if token >= start:
-                found.append(token - start)
-                times.append(time.perf_counter())
-            if len(found) == codes:
-                break
-        drawn.take(found, times)
-        return len(found), times[-1] - began
+        while len(times) < codes:
+            before = time.perf_counter()
+            written = session.step()
+            now = time.perf_counter()
+            new = sum(n == numbers[0] and token >= start for n, token in written)
+            times += [before + (now - before) * (k + 1) / new for k in range(new)]
+        seconds = times[-1] - began
+        found = [token - start for token in reply.ids if token >= start]
+        drawn.take(found[:codes], times[:codes])
+        return batch * len(found), seconds
 
     return way, drawn
 
@@ -227,10 +272,10 @@ def at_once(handle: Unified, codes: int, window: int) -> tuple[Way, Drawn]:
     return way, drawn
 
 
-def shipped(window: int, rounds: int, seed: int) -> list[dict[str, Any]]:
+def shipped(window: int, rounds: int, seed: int, device: str = "cpu") -> list[dict[str, Any]]:
     """What the shipped model draws to PROMPTS, one by one and by Jacobi decoding: `speed.rows`,
     with `passes`, the mean over the pictures."""
-    handle = load(None, "cpu")
+    handle = load(None, device)
     passes: dict[str, list[int]] = {}
 
     def way(name: str, **how: Any) -> Way:
@@ -246,30 +291,42 @@ def shipped(window: int, rounds: int, seed: int) -> list[dict[str, Any]]:
 
     one, many = "shipped, one by one", "shipped, jacobi"
     ways = {one: way(one), many: way(many, parallel="jacobi", window=window)}
-    found = interleaved(ways, rounds)
+    found = interleaved(ways, rounds, device)
     facts = {"model": handle.source, "pictures": len(PROMPTS), "window": window, "seed": seed,
              "sampling": handle.sampling.settings()}  # fmt: skip
-    out = rows("draw", "image tokens", found, facts)
+    out = rows("draw", "image tokens", found, facts, device)
     for row in out:
         row["passes"] = statistics.mean(passes[row["way"]])
     return out
 
 
-def theirs(model: Any, handle: Unified, codes: int, attention: str) -> tuple[Way, Drawn]:
+def theirs(
+    model: Any, handle: Unified, codes: int, attention: str, batch: int = 1
+) -> tuple[Way, Drawn]:
     """The same by transformers' `generate`, the cache as long as for a whole picture."""
     from transformers import LogitsProcessor, LogitsProcessorList
 
     drawn, vocabulary = Drawn(), handle.layout.vocabulary
-    ids = torch.tensor([[*_prompt(handle), vocabulary.control("image")]])
+    ids = torch.tensor([[*_prompt(handle), vocabulary.control("image")]], device=model.device)
+    ids = ids.repeat(batch, 1)
     room = ids.shape[1] + handle.layout.image_length
 
     class Clock(LogitsProcessor):
         def __init__(self) -> None:
             self.times: list[float] = []
+            self.marks: list[torch.cuda.Event] = []
 
         def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
-            self.times.append(time.perf_counter())
+            if scores.is_cuda:  # by the device's own clock, which is read in the end
+                self.marks.append(torch.cuda.Event(enable_timing=True))
+                self.marks[-1].record(torch.cuda.current_stream(scores.device))
+            else:
+                self.times.append(time.perf_counter())
             return scores
+
+        def read(self) -> list[float]:
+            """Seconds since some moment, of every step."""
+            return self.times or [self.marks[0].elapsed_time(m) / 1e3 for m in self.marks]
 
     def way() -> tuple[int, float]:
         clock, vision = Clock(), model.model.vision_model.config
@@ -283,11 +340,12 @@ def theirs(model: Any, handle: Unified, codes: int, attention: str) -> tuple[Way
                     do_sample=False, guidance_scale=GUIDANCE, max_length=room,
                     logits_processor=LogitsProcessorList([clock]),
                 )  # fmt: skip
+            drawn_first = made[0].tolist()  # waits for the device
         finally:
             vision.num_image_tokens = whole
         seconds = time.perf_counter() - began
-        drawn.take(made[0].tolist(), clock.times)
-        return made.shape[1], seconds
+        drawn.take(drawn_first, clock.read())
+        return batch * made.shape[1], seconds
 
     return way, drawn
 
@@ -300,11 +358,13 @@ def _prompt(handle: Unified) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a step has to read and multiply. weights, cached: bytes, of a position and row."""
+    """What a step has to read and multiply. weights, cached: bytes, of a position and row. wide:
+    whether products are of fp32."""
 
     parameters: int
     weights: int
     cached: int
+    wide: bool
 
     @classmethod
     def of(cls, handle: Unified) -> Costs:
@@ -320,12 +380,16 @@ class Costs:
             parameters=_parameters(handle),
             weights=plain + packed,
             cached=2 * config.num_hidden_layers * config.num_key_value_heads * width * size,
+            wide=model.dtype == torch.float32,
         )
 
     def bound(self, rows: int, positions: float, machine: Mapping[str, Any]) -> float:
         """Seconds that a step takes at least, by what this machine reads and multiplies."""
         reading = (self.weights + rows * positions * self.cached) / (machine["read_gbytes"] * 1e9)
-        return max(reading, 2 * rows * self.parameters / (machine["product_gflops"] * 1e9))
+        gflops = machine["product_gflops"]
+        if self.wide:
+            gflops = machine.get("product_gflops_fp32", gflops)
+        return max(reading, 2 * rows * self.parameters / (gflops * 1e9))
 
 
 def _parameters(handle: Unified) -> int:
@@ -353,9 +417,11 @@ def report(
         bytes_a_step, gbytes_a_second, bandwidth_share, roofline_share, guided_to_unguided.
     """
     drawn, handles = raced.drawn, raced.handles
-    after = machine_facts()
-    best = {key: max(before[key], after[key]) for key in ("read_gbytes", "product_gflops")}
-    out = rows("decode", "image tokens", found, settings | best)
+    after = machine_facts(raced.device)
+    reached = ("read_gbytes", "product_gflops", "product_gflops_fp32")
+    best = {key: max(before[key], after[key]) for key in reached if key in before}
+    known = settings | best | {"batch": raced.batch, "device": before.get("device", raced.device)}
+    out = rows("decode", "image tokens", found, known, raced.device)
     for row, timed in zip(out, found, strict=True):
         own = drawn[row["way"]]
         row["step_ms"] = own.step() * 1e3
@@ -367,8 +433,16 @@ def report(
         row["codes"], row["passes"] = own.codes, own.passes or len(own.codes)
         row["agrees"] = {name: _agreeing(own.codes, other.codes) for name, other in drawn.items()}
         if row["way"] in handles:
+            row["attention"] = _attention(handles[row["way"]])
             _against_limits(row, handles[row["way"]], own, drawn, best)
     return out
+
+
+def _attention(handle: Unified) -> str:
+    """How our steps attend."""
+    model = handle.model
+    width = model.decoder.layers[0].self_attn.head_dim
+    return attention.said(model.device, model.dtype, width)
 
 
 def _against_limits(
@@ -379,7 +453,8 @@ def _against_limits(
     machine: Mapping[str, Any],
 ) -> None:
     """Add what the machine would allow, and what the second row of guidance costs."""
-    costs, twins = Costs.of(handle), 1 if row["unguided"] else 2
+    costs = Costs.of(handle)
+    twins = row["settings"]["batch"] * (1 if row["unguided"] else 2)
     positions = len(_prompt(handle)) + 1 + len(own.codes) / 2
     seconds = row["step_ms"] / 1e3
     read = costs.weights + twins * positions * costs.cached

@@ -85,9 +85,11 @@ def serve(handle: Unified, requests: Sequence[Request], at: Sequence[float], wid
         while came < len(requests) and at[came] <= step:
             replies.append(session.replies[session.add(requests[came])])
             came += 1
+        before = session.steps
         session.step()
-        found.used.append(session.running)
-        step += 1
+        taken = max(1, session.steps - before)  # several where all are drawing
+        found.used += [session.running] * taken
+        step += taken
     for reply in replies:
         list(reply.pictures)  # pixels are part of the work
     found.replies = [reply.ids for reply in replies]
@@ -114,11 +116,11 @@ def race(
 
 
 def report(
-    found: list[Timed], last: dict[str, Served], settings: dict[str, Any]
+    found: list[Timed], last: dict[str, Served], settings: dict[str, Any], device: str = "cpu"
 ) -> list[dict[str, Any]]:
     """`speed.rows`; `ratio` of the full batch is what arriving reaches of it. Besides: steps, the
     mean of requests in the batch, and how many replies are those of the full batch."""
-    out = rows("serve", "tokens", found, settings)
+    out = rows("serve", "tokens", found, settings, device)
     for row in out:
         own = last[row["way"]]
         row["steps"] = len(own.used)

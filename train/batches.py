@@ -136,14 +136,20 @@ class Batcher:
                 start = end
         views = [s.views for line in lines for s in line if s.views is not None]
         return Batch(
-            ids.to(self.device),
-            labels.to(self.device),
-            torch.cat(views).to(self.device) if views else None,
+            self._there(ids),
+            self._there(labels),
+            self._there(torch.cat(views)) if views else None,
             texts,
             codes,
-            positions.to(self.device) if self.pack else None,
+            self._there(positions) if self.pack else None,
             sum(len(sample) for line in lines for sample in line),
         )
+
+    def _there(self, made: torch.Tensor) -> torch.Tensor:
+        """On the device; a GPU copies from pinned memory while the host goes on."""
+        if torch.device(self.device).type == "cuda" and made.device.type == "cpu":
+            return made.pin_memory().to(self.device, non_blocking=True)
+        return made.to(self.device)
 
 
 class Ballast:

@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
+from unified.device import placed
+
 T = TypeVar("T")
 BUCKET = 2**25  # numbers that are sent at once: 128 MB of fp32
 
@@ -110,9 +112,13 @@ def team() -> Team:
 
 def own_device(device: str | None) -> str:
     """The device of this process, by default a GPU if there is one: "cuda" becomes the one that
-    torchrun gave it."""
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if chosen == "cuda" else chosen
+    torchrun gave it.
+
+    Raises:
+        ValueError: it is not to be had here.
+    """
+    chosen = placed(device)
+    return placed(f"cuda:{os.environ.get('LOCAL_RANK', 0)}") if chosen == "cuda" else chosen
 
 
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

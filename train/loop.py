@@ -86,12 +86,18 @@ def fit(
     gradients are not finite changes nothing and is counted as "skipped".
 
     Raises:
-        ValueError: another run trains in this folder, or a setting does not fit the model.
+        ValueError: another run trains in this folder, or a setting does not fit the model or the
+            device.
         FloatingPointError: the gradients are not finite for PATIENCE steps in a row.
         Stopped: SIGTERM came; everything is saved.
     """
     if device == "cpu":
         _keep_freed_memory()
+    if config.workers and torch.device(device).type == "cuda":
+        raise ValueError(
+            f"loop.workers={config.workers}: data workers are forked, and a forked process cannot"
+            " use CUDA; on a GPU set loop.workers=0, and a thread makes each batch a step ahead"
+        )
     crew = team()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
@@ -135,7 +141,9 @@ def fit(
             done = step + 1
             last = done == config.steps
             if done % config.log_every == 0 or last:
-                sums = crew.add_values({**total, **meter.counts()})
+                sums = crew.add_values(
+                    {k: float(v) for k, v in {**total, **meter.counts()}.items()}
+                )
                 rates = meter.rates({name: sums.pop(name) for name in meter.counts()})
                 row = {**sums, "norm": norm, "rate": rate, **rates}
                 journal.write(done, row | ({"skipped": skipped} if skipped else {}))

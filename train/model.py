@@ -25,6 +25,7 @@ from unified.train.ability import perplexity
 from unified.train.batches import Batch, Batcher
 from unified.train.conversations import POOL, Conversations, mixed
 from unified.train.loop import LoopConfig, Stage, fit
+from unified.train.optimize import told
 from unified.train.pretrained import fill_tower, settings_of, siglip_sizes, source_of
 from unified.train.tuning import Lora
 from unified.vocabulary import CONTROL, VIEW
@@ -206,8 +207,8 @@ def next_token_loss(
     whole = text_weight * part.texts + part.codes
     loss = (text_weight * text.sum() + image.sum()) / whole
     return loss, {
-        "text_loss": text.sum().item() / max(1, part.texts),
-        "image_loss": image.sum().item() / max(1, part.codes),
+        "text_loss": told(text.sum()) / max(1, part.texts),
+        "image_loss": told(image.sum()) / max(1, part.codes),
     }
 
 
@@ -278,6 +279,7 @@ def sheet(
         requests.append(Request(tuple(ids), seed=index, draw="only"))
     training = engine.model.training
     replies = engine.run(requests)
+    engine.fixed = None  # its cache and graphs would stay on the GPU while training goes on
     engine.model.train(training)
     return captioned([UnifiedImageProcessor.picture(r.pictures[0]) for r in replies], prompts)
 

@@ -30,6 +30,12 @@ class Loss(Protocol):
     def loss(self, part: Any, step: int) -> tuple[torch.Tensor, dict[str, float]]: ...
 
 
+def told(value: torch.Tensor) -> Any:
+    """A number to be logged: read at once on a CPU; else as it lies, as reading would wait for the
+    device in the middle of a step."""
+    return value.item() if value.device.type == "cpu" else value.detach()
+
+
 def learning_rate(config: LoopConfig, step: int) -> float:
     """Linear warm-up, then cosine over the rest, or constant with a linear decay at the end.
 
@@ -79,7 +85,9 @@ def optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimiz
     )
     found: list[torch.optim.Optimizer] = []
     if adamw:
-        fused = True if config.offload else None  # in the host's memory: one pass over it
+        # one pass over all of it: in the host's memory, or in one kernel
+        on_gpu = not config.zero and all(p.is_cuda for p in model.parameters())
+        fused = True if config.offload or on_gpu else None
         found.append(torch.optim.AdamW(adamw, lr=rate, betas=config.betas, fused=fused))
     if muon:
         found.append(Muon(muon, lr=rate, weight_decay=config.weight_decay))
@@ -193,13 +201,14 @@ class Replica:
         self.average = None if config.ema is None else Average(self.model, config.ema)
 
     def learn(self, batch: Sequence[Any], step: int) -> Counter[str]:
-        """Gradients of this process's share of a step; its share of the loss and named values."""
+        """Gradients of this process's share of a step; its share of the loss and named values, on
+        a GPU as tensors (`told`)."""
         total: Counter[str] = Counter()
         for part in self.crew.share(batch):
             with autocast(self.device, self.config.precision):
                 loss, values = self.stage.loss(part, step)
             loss.backward()
-            total.update({"loss": loss.item(), **values})
+            total.update({"loss": told(loss), **values})
         return total
 
     def update(self, step: int, rate: float) -> float:

@@ -187,9 +187,7 @@ def run(
     check(plan, stages or list(plan.stages))
     if seed is not None:
         plan.seed = seed
-    import torch  # after the cheap checks
-
-    where = own_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = own_device(device)
     folder = out or Path("runs") / plan.name
     crew = team()
     if crew.leads:

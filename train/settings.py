@@ -33,7 +33,7 @@ class LoopConfig(BaseModel):
     clip: float = 1.0
     # of the matrix products; weights and moments stay fp32. "auto": bf16 where it is native
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    workers: int = Field(default=0, ge=0)  # processes that make batches; 0 makes them in line
+    workers: int = Field(default=0, ge=0)  # processes that make batches; on a GPU 0: a thread does
     save_every: int = 250
     log_every: int = 10
     sample_every: int = 500

@@ -1,15 +1,17 @@
 """The one place that chooses how attention is computed.
 
-On a GPU SDPA, which has flash kernels of its own; for sequences that share rows, where SDPA would
-need a dense mask, flash-attn's varlen kernel or FlexAttention. On a CPU plain products, with a
-block mask for sequences that share rows: there SDPA's kernels cost two to three times as much at
-the lengths of a conversation, forward and backward (LOG.md).
+On a GPU SDPA, which has flash kernels of its own; where flash-attn is installed and products are
+of 16 bits, its kernels for decoding, for prompts that go on from a cache, and for sequences that
+share rows. For those SDPA would need a dense mask: without flash-attn they take FlexAttention. On a
+CPU plain products, with a block mask for sequences that share rows: there SDPA's kernels cost two
+to three times as much at the lengths of a conversation, forward and backward (LOG.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,6 +29,38 @@ HALVES = (torch.float16, torch.bfloat16)
 def implementation(device: str | torch.device) -> str:
     """Name for transformers' `attn_implementation`."""
     return PRODUCTS if torch.device(device).type == "cpu" else KERNELS
+
+
+@cache
+def _flash() -> Any:
+    """flash-attn; None where it is not installed, or was built for another torch."""
+    if find_spec("flash_attn") is None:
+        return None
+    try:
+        return import_module("flash_attn")
+    except (ImportError, OSError):
+        return None
+
+
+def flash(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether flash-attn computes heads of this width and type on a device."""
+    if device.type != "cuda" or dtype not in HALVES or width > 256 or width % 8:
+        return False
+    return _flash() is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def said(device: str | torch.device, dtype: torch.dtype, width: int) -> str:
+    """How decoding attends there, and why, in a sentence."""
+    place = torch.device(device)
+    if place.type == "cpu":
+        return "plain products"
+    if flash(place, dtype, width):
+        return "flash-attn"
+    if place.type == "cuda" and _flash() is not None:
+        if dtype not in HALVES:
+            return f"SDPA: flash-attn computes in 16 bits, and these weights are {dtype}"
+        return f"SDPA: flash-attn has no kernel for heads of {width} on this GPU"
+    return "SDPA"
 
 
 def documents(positions: torch.Tensor, dtype: torch.dtype) -> BlockMask | torch.Tensor | None:
@@ -126,15 +160,98 @@ def attend_last(
     scale = width**-0.5 if scale is None else scale
     if query.device.type != "cpu":
         mask = None if bias is None else bias[:, None, None].to(query.dtype)
-        out = F.scaled_dot_product_attention(
-            query[:, :, None], key, value, mask, scale=scale, enable_gqa=heads > groups
-        )
+        q = query.reshape(batch, groups, heads // groups, width)  # heads of a key as its positions
+        out = F.scaled_dot_product_attention(q, key, value, mask, scale=scale)
         return out.reshape(batch, heads * width)
     q = (query * scale).reshape(batch * groups, heads // groups, width)
     scores = torch.bmm(q, key.flatten(0, 1).transpose(1, 2))  # (B * kv_heads, heads a group, K)
     if bias is not None:
         scores.view(batch, heads, -1).add_(bias[:, None])
     return torch.bmm(scores.softmax(-1), value.flatten(0, 1)).view(batch, heads * width)
+
+
+def visible(columns: torch.Tensor, length: int, dtype: torch.dtype, width: int) -> torch.Tensor:
+    """What a row's queries see of a cache of fixed length, for `attend_rows`.
+
+    Args:
+        columns: (B, T), the last one that each query sees.
+        dtype, width: of the heads.
+
+    Returns:
+        How many columns each row sees, int32 (B,), where flash-attn is to attend, to one query a
+        row; else what is added to scores, (B, T, length).
+    """
+    if columns.shape[1] == 1 and flash(columns.device, dtype, width):
+        return columns[:, 0].int() + 1
+    seen = torch.arange(length, device=columns.device) <= columns[..., None]
+    bias = torch.zeros(seen.shape, dtype=dtype, device=columns.device)
+    return bias.masked_fill_(~seen, torch.finfo(dtype).min)
+
+
+def attend_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    seen: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """T queries a row over a cache of fixed length, no number of which is looked at.
+
+    Args:
+        query: (B, T, heads, head_dim). key, value: (B, kv_heads, length, head_dim).
+        seen: of `visible`.
+
+    Returns:
+        (B * T, heads * head_dim)
+    """
+    batch, count, heads, width = query.shape
+    groups = key.shape[1]
+    if seen.dtype == torch.int32:
+        kept = key.transpose(1, 2), value.transpose(1, 2)
+        out: torch.Tensor = _flash().flash_attn_with_kvcache(
+            query, *kept, cache_seqlens=seen, softmax_scale=scale
+        )
+        return out.reshape(batch * count, heads * width)
+    share = heads // groups  # heads of one key: they stand as so many positions of it
+    q = query.reshape(batch, count, groups, share, width).transpose(1, 2)
+    mask = seen[:, None, :, None].expand(-1, 1, -1, share, -1).flatten(2, 3)
+    out = attend(q.reshape(batch, groups, count * share, width), key, value, mask, scale)
+    out = out.view(batch, groups, count, share, width).transpose(1, 2)
+    return out.reshape(batch * count, heads * width)
+
+
+def attend_causal(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """The last positions of a sequence, each over those before it and itself, on a GPU.
+
+    Args:
+        query: (positions, heads, head_dim). key, value: (kv_heads, length, head_dim).
+
+    Returns:
+        (positions, heads * head_dim)
+    """
+    count, heads, width = query.shape
+    length = key.shape[1]
+    if flash(query.device, query.dtype, width):  # aligned to the last position
+        kept = key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+        made: torch.Tensor = _flash().flash_attn_func(
+            query[None], *kept, softmax_scale=scale, causal=True
+        )
+        return made.reshape(count, heads * width)
+    share = heads // len(key)
+    if share > 1:
+        key, value = (x.repeat_interleave(share, 0) for x in (key, value))
+    parts = query.transpose(0, 1)[None], key[None], value[None]
+    if count == length:
+        out = F.scaled_dot_product_attention(*parts, is_causal=True, scale=scale)
+    else:
+        at = torch.arange(length - count, length, device=query.device)
+        hidden = torch.arange(length, device=query.device) > at[:, None]
+        mask = torch.zeros(hidden.shape, dtype=query.dtype, device=query.device)
+        mask.masked_fill_(hidden, torch.finfo(query.dtype).min)
+        out = F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scale)
+    return out[0].transpose(0, 1).reshape(count, heads * width)
 
 
 def _products(

@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unified.ahead import advance
 from unified.cache import RowCache
+from unified.fixed import Fixed
 from unified.modeling import code_places
 from unified.prefixes import digests, picture_digest
 
@@ -69,6 +71,7 @@ class Session:
     Attributes:
         replies: of the requests that wait or run, by number. One that ends is taken out; who holds
             its reply by then has it whole.
+        steps: passes over all lanes so far.
     """
 
     def __init__(self, engine: Engine, rows: int):
@@ -82,7 +85,9 @@ class Session:
         self._lanes: list[Lane] = []
         self._slot = engine.vocabulary.controls.get("slot", -1)
         self._device, dtype = engine.model.device, engine.model.dtype
-        self._cache = RowCache(engine.model.config.text_config.num_hidden_layers, rows)
+        self._cache = self._own_cache()
+        self._fixed: Fixed | None = None  # steps of fixed shapes, where `_cache` is theirs
+        self.steps = 0
         self._numbered = torch.arange(0, device=self._device)
         self._shown = torch.zeros((), dtype=dtype, device=self._device)  # added to scores
         self._hidden = torch.full_like(self._shown, torch.finfo(dtype).min)
@@ -127,20 +132,25 @@ class Session:
     @torch.inference_mode()
     def step(self) -> list[tuple[int, int]]:
         """One token of every request that has a lane, as (number, id); takes in those that wait.
+        Several of each, step by step, where all are drawing in steps of fixed shapes.
 
         A request whose reply has a `reason` then has ended.
         """
         for lane in [lane for lane in self._lanes if lane.row.done]:  # cancelled
             self._free(lane)
-        hidden = self._pass([*self._twins(), *self._admitted()])
-        if hidden is None:
-            return []
-        rows = [lane.row for lane in self._lanes if not lane.twin]
-        chosen = self.engine.choose(rows, hidden)
-        for row in rows:
-            if row.done:
-                self._end(row)
-        return [(row.number, token) for row, token in zip(rows, chosen, strict=True)]
+        joining = [*self._twins(), *self._admitted()]
+        if self._fixed is not None and self._lanes and not joining:
+            written = advance(self, self._fixed)
+        else:
+            hidden = self._pass(joining)
+            if hidden is None:
+                return []
+            self.steps += 1
+            rows = [lane.row for lane in self._lanes if not lane.twin]
+            written = [*zip(rows, self.engine.choose(rows, hidden), strict=True)]
+        for row in [lane.row for lane in self._lanes if lane.row.done and not lane.twin]:
+            self._end(row)
+        return [(row.number, token) for row, token in written]
 
     # --- who takes part --------------------------------------------------------------------------
 
@@ -158,7 +168,18 @@ class Session:
                 free -= row.lanes
         if found and not self._lanes:  # else weights are those of the requests that run
             self.engine.refresh()
+            self._borrow(self.engine.fixed)
         return found
+
+    def _own_cache(self) -> RowCache:
+        return RowCache(self.engine.model.config.text_config.num_hidden_layers, self.rows)
+
+    def _borrow(self, fixed: Fixed | None) -> None:
+        """Take steps of fixed shapes with their cache, where no other session runs on it."""
+        if fixed is not None and fixed.lend(self):
+            self._cache, self._fixed, fixed.cache.most = fixed.cache, fixed, self.rows
+        elif self._fixed is not None:  # its cache is another's now
+            self._cache, self._fixed = self._own_cache(), None
 
     def _twins(self) -> list[_Prompt]:
         """Those that begin; a guided row has its twin from <image> to the last code chosen."""

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from unified.attention import attend, attend_last
+from unified.attention import attend, attend_causal, attend_last
 
 BLOCK = 128  # positions
 FIRST = 8  # rows of the first buffers
@@ -30,8 +30,11 @@ def _whole(columns: int) -> int:
     return -(-columns // BLOCK) * BLOCK
 
 
-def _later(start: int, stop: int, device: torch.device) -> torch.Tensor:
-    """Hides from positions start..stop what comes after each, (1, 1, stop - start, stop)."""
+def _later(start: int, stop: int, device: torch.device) -> torch.Tensor | None:
+    """Hides from positions start..stop what comes after each, (1, 1, stop - start, stop); None on
+    CUDA, whose kernels do."""
+    if device.type == "cuda":
+        return None
     shape, lowest = (1, 1, stop - start, stop), torch.finfo(torch.float32).min
     return torch.full(shape, lowest, device=device).triu_(start + 1)
 
@@ -118,7 +121,7 @@ class _Place:
         at: where each row writes one column of its own, its number as indices of keys and values,
             (rows, heads, 1, head_dim); None: all write start..stop.
         blocks: of other rows, (row, start, stop) and what each position does not see, (1, 1,
-            stop - start, stop), to be added to scores.
+            stop - start, stop), to be added to scores; None on CUDA: kernels hide what comes later.
         capacity: (rows, columns) that the buffers must hold.
     """
 
@@ -126,7 +129,7 @@ class _Place:
     start: int = 0
     stop: int = 0
     at: tuple[torch.Tensor, torch.Tensor] | None = None
-    blocks: tuple[tuple[int, int, int, torch.Tensor], ...] = ()
+    blocks: tuple[tuple[int, int, int, torch.Tensor | None], ...] = ()
     capacity: tuple[int, int] = (0, 0)
 
 
@@ -197,7 +200,7 @@ class _RowLayer(DynamicLayer):
         row: int,
         start: int,
         stop: int,
-        hidden: torch.Tensor,
+        hidden: torch.Tensor | None,
         scale: float,
     ) -> torch.Tensor:
         """Some positions of a row, each sees those before it; all (positions, heads, head_dim)."""
@@ -205,6 +208,8 @@ class _RowLayer(DynamicLayer):
         keys, values = (buffer[row : row + 1, :, :stop] for buffer in self.buffers)
         keys[0, :, start:] = key.transpose(0, 1)
         values[0, :, start:] = value.transpose(0, 1)
+        if hidden is None:
+            return attend_causal(query, keys[0], values[0], scale)
         groups = query.shape[1] // keys.shape[1]
         if groups > 1:
             keys, values = (x.repeat_interleave(groups, 1) for x in (keys, values))
@@ -280,6 +285,14 @@ class RowCache(Cache):
         keys, values = (at[..., None, None].expand(-1, s[1], 1, s[3]) for s in shapes)
         place.at = keys, values
         return at
+
+    def settle(self, rows: int, columns: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Every layer's buffers, with room for so many; there are some since the first prompt."""
+        self.reserve(rows, columns)
+        for layer in self.layers:
+            if layer.held != self.place.capacity:
+                layer.make_room(*(buffer[:1, :, :1] for buffer in layer.buffers))
+        return [layer.buffers for layer in self.layers]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Lay the first columns of a row into another."""

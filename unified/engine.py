@@ -19,10 +19,12 @@ from typing import Any
 import torch
 
 from unified.batch import Lane, Session
+from unified.capture import wanted
+from unified.fixed import Fixed
 from unified.grammar import Grammar
 from unified.modeling import UnifiedForConditionalGeneration, code_places
 from unified.prefixes import MEMORY, Prefixes
-from unified.sampling import Sampling, choose, guidance_weight
+from unified.sampling import Sampling, chance, choose, guidance_weight
 from unified.step import Step
 from unified.tokenizers.codec import Codec
 
@@ -127,6 +129,8 @@ class Engine:
 
     Attributes:
         prefixes: keys and values of prompts, for those that begin alike.
+        captured: whether steps have fixed shapes and are recorded (`unified.capture.wanted`); None:
+            on CUDA.
         aside: whether pixels are decoded by a thread beside the steps; None: where that pays, on a
             GPU, and on a CPU that has cores for a second team of threads.
     """
@@ -137,9 +141,12 @@ class Engine:
         self.vocabulary = self.layout.vocabulary
         self.context = model.config.text_config.max_position_embeddings
         self.step: Step | None = None
+        self.fixed: Fixed | None = None
+        self.captured: bool | None = None
         self.prefixes = Prefixes(memory)
         self.aside: bool | None = None
         self._beside: ThreadPoolExecutor | None = None
+        self._stream: torch.cuda.Stream | None = None  # of that thread
         # what stands between <image> and <image_end>: an id that is always the same, or a choice
         self.plan: tuple[int | range, ...] = tuple(
             self.layout.codes_at(place) if due is None else due
@@ -182,7 +189,10 @@ class Engine:
     def refresh(self) -> None:
         """Take the model as it is now: what was computed from other weights is forgotten."""
         self.step = Step.of(self.model, self.step)
-        self.prefixes.refresh(self.model)
+        mark, fixed = self.prefixes.refresh(self.model), None
+        if wanted(self.model.device, self.captured):
+            fixed = Fixed.of(self.model, self.step, mark, self.fixed)
+        self.fixed = fixed
 
     def open(self, request: Request) -> Row:
         """Where a request stands at first.
@@ -201,7 +211,7 @@ class Engine:
         for token in request.ids:
             grammar.advance(token)
         self._check_views(request)
-        generator = torch.Generator().manual_seed(request.seed)
+        generator = chance(request.seed, self.model.device)
         guided = request.sampling.guidance_scale != 1 and may_draw
         return Row(request, grammar, generator, lanes=1 + guided)
 
@@ -234,12 +244,13 @@ class Engine:
         codes = [k for k, head in enumerate(heads) if head == "image"]
         if texts:  # a head runs only for the rows in which it is live
             lanes = [rows[k].lane for k in texts]
-            for k, found in zip(texts, self.model.text_logits(_of(hidden, lanes)), strict=True):
-                logits[k] = found.float()
+            given = self.model.text_logits(_of(hidden, lanes)).float().cpu()  # from a GPU at once
+            for k, found in zip(texts, given, strict=True):
+                logits[k] = found
         if codes:
             twins = [k for k in codes if rows[k].twin is not None]
             lanes = [rows[k].lane for k in codes] + [rows[k].twin for k in twins]
-            given = self.model.image_logits(_of(hidden, lanes)).float()  # weights are read once
+            given = self.model.image_logits(_of(hidden, lanes)).float().cpu()  # read weights once
             for k, found in zip(codes, given, strict=False):
                 logits[k] = found
             for k, without in zip(twins, given[len(codes) :], strict=True):
@@ -339,13 +350,21 @@ class Engine:
     def _pixels(self, codes: list[int]) -> torch.Tensor | Future[torch.Tensor]:
         """The picture (C, H, W) of its codes, at once or by the thread beside."""
 
+        device = self.model.device
+
         def work() -> torch.Tensor:
             with torch.inference_mode():  # which holds for a thread
-                return self.codec.decode(torch.tensor([codes], device=self.model.device))[0]
+                return self.codec.decode(torch.tensor([codes], device=device))[0]
 
-        if _spare(self.model.device) if self.aside is None else self.aside:
+        def work_beside() -> torch.Tensor:
+            """On a stream of its own, beside that of the steps; waits for it alone."""
+            self._stream = self._stream or torch.cuda.Stream(device)
+            with torch.cuda.stream(self._stream):
+                return work().cpu()
+
+        if _spare(device) if self.aside is None else self.aside:
             self._beside = self._beside or ThreadPoolExecutor(1, "pixels")
-            return self._beside.submit(work)
+            return self._beside.submit(work_beside if device.type == "cuda" else work)
         return work()
 
     @torch.inference_mode()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from unified import attention, checkpoint, families, jacobi, packed
+from unified.device import placed
 from unified.engine import Engine, Reply, Request
 from unified.families import own
 from unified.families.own import CODEC as CODEC
@@ -329,6 +330,8 @@ class Unified:
     @property
     def weights(self) -> str:
         """How the decoder's weights are held: "float", or as `load` packed them."""
+        if self.model.device.type == "cuda" and self.model.dtype != torch.float32:
+            return "half"
         return self.model.packed or "float"
 
     @property
@@ -534,6 +537,7 @@ def load(
         adapters: folders of LoRA adapters that are attached; the first is switched on.
         weights: "half", "int8" or "int4": those of the decoder and the heads are packed so, for
             faster decoding on a CPU; all else is fp32 then, and nothing can be trained or saved.
+            On CUDA "half" is the whole model in bf16, and the others are refused.
 
     Weights are safetensors, ours are checked against their manifest; nothing is unpickled.
 
@@ -554,7 +558,9 @@ def _opened(
     source: str | Path | None, device: str | None, dtype: torch.dtype | str, weights: str | None
 ) -> Unified:
     folder = DEFAULT if source is None else families.folder_of(source)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if weights is not None and device is not None:
+        packed.check(weights, device)
+    place = placed(device)
     _quiet()
     if weights is not None:
         packed.check(weights, place)

@@ -21,7 +21,7 @@ import torch
 from unified.cache import block_cache
 from unified.engine import Engine, Reply, Request
 from unified.modeling import code_places
-from unified.sampling import guidance_weight, gumbel, noisiest
+from unified.sampling import chance, guidance_weight, gumbel, noisiest
 from unified.step import ROPES
 
 METHODS = ("jacobi",)
@@ -139,7 +139,7 @@ class _Picture:
         if self.sampling.guidance_scale != 1:
             pads = len(said) - 1 if self.layout.unconditional == "padded" else 0
             prompts.append([*self.layout.twin(request.ids), *[control("pad")] * pads])
-        self.generator = torch.Generator().manual_seed(request.seed)
+        self.generator = chance(request.seed, self.device)
         for _ in range(_words(engine, request, said)):  # that words took noise for
             gumbel(vocabulary.text_head, self.generator)
         self.noise: list[torch.Tensor] = []  # of each code

@@ -280,7 +280,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         """
         if self.encoder is None:
             raise ValueError("this model has no encoder: its pictures stand as codes alone")
-        features: torch.Tensor = self.encoder(pixels)
+        features: torch.Tensor = self.encoder(pixels.to(next(self.encoder.parameters()).dtype))
         return features
 
     def target_losses(

@@ -79,7 +79,8 @@ Packed = Annotated[
     typer.Option(
         "--weights",
         metavar="KIND",
-        help="Of the decoder and the heads: float, or packed for a CPU as half, int8 or int4.",
+        help="Of the decoder and the heads: float, or packed for a CPU as half, int8 or int4; on a"
+        " GPU half (bf16) alone.",
     ),
 ]
 InParallel = Annotated[

@@ -8,7 +8,8 @@ Sums are in fp32 throughout, and what a row gives does not depend on the rows be
             14 bits of them: 8-bit inputs would cost more accuracy than 8-bit weights do
     int4    a scale and a zero for 32 inputs each, torch's own kernel, bf16 inputs; heads are int8
 
-Packed weights are read only: they cannot be trained, saved or moved to a GPU.
+Packed weights are read only: they cannot be trained, saved or moved to a GPU. On CUDA there is half
+alone, which packs nothing: the model is in bf16, or in fp16 where the GPU has no bf16 units.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from unified.precision import fast_bf16
 
 KINDS = ("half", "int8", "int4")
 GROUP = 32  # inputs that share a scale and a zero, int4
@@ -192,9 +195,13 @@ def check(kind: str, device: str | torch.device) -> None:
     if kind not in KINDS:
         raise ValueError(f"unknown weights {kind!r}; one of {', '.join(KINDS)}")
     place = torch.device(device).type
+    if place == "cuda" and kind == "half":
+        return
     if place != "cpu":
+        halves = "; half ones work there" if place == "cuda" else ""
         raise ValueError(
             f"{kind} weights are for a CPU; on {place} load without weights= or on device cpu"
+            f"{halves}"
         )
     engines = torch.backends.quantized.supported_engines
     if "fbgemm" not in engines or not hasattr(torch, "quantize_per_channel"):
@@ -203,7 +210,8 @@ def check(kind: str, device: str | torch.device) -> None:
 
 @torch.no_grad()
 def pack(model: Any, kind: str) -> None:
-    """Pack the decoder's linear layers and the heads, in place; all else becomes fp32.
+    """Pack the decoder's linear layers and the heads, in place; all else becomes fp32. On CUDA
+    all becomes bf16, or fp16.
 
     Args:
         model: a `UnifiedForConditionalGeneration` with plain layers. kind: one of KINDS.
@@ -212,6 +220,9 @@ def pack(model: Any, kind: str) -> None:
         ValueError: see `check`; or a size or a weight does not fit.
     """
     check(kind, model.device)
+    if model.device.type == "cuda":
+        model.to(torch.bfloat16 if fast_bf16(model.device) else torch.float16)
+        return
     _pack(model, {"half": Half, "int8": Int8, "int4": Int4}[kind], kind)
     model.float()
     model.packed = kind

@@ -82,12 +82,13 @@ class Prefixes:
         self._entries.clear()
         self.size = 0
 
-    def refresh(self, model: Any) -> None:
-        """Forget all unless the model is what it was at the last call."""
+    def refresh(self, model: Any) -> tuple[Any, ...]:
+        """Forget all unless the model is what it was at the last call; what it is (`mark`)."""
         found = mark(model)
         if self._mark is None or found != self._mark or not lasting(model):
             self.clear()
         self._mark = found
+        return found
 
     def find(self, chain: Sequence[bytes], length: int) -> Found:
         """The longest beginning of a prompt that is known: all of it, or less than all.

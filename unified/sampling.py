@@ -100,9 +100,33 @@ def filter_logits(
     return logits
 
 
+def filter_rows(
+    logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
+) -> torch.Tensor:
+    """`filter_logits` with settings of each row's own, (R, V) -> (R, V); all of them (R,).
+
+    Where a row has no such filter: top_k V, top_p above 1, min_p 0.
+    """
+    ordered, order = logits.sort(-1, descending=True)
+    low = ordered.gather(-1, top_k[:, None] - 1)
+    dropped = ordered < torch.maximum(low, ordered[:, :1] + min_p.log()[:, None])
+    share = ordered.masked_fill(dropped, -torch.inf).softmax(-1)
+    dropped |= share.cumsum(-1) - share >= top_p[:, None]
+    dropped[:, 0] = False
+    return logits.masked_fill(torch.empty_like(dropped).scatter_(-1, order, dropped), -torch.inf)
+
+
+def chance(seed: int, device: torch.device) -> torch.Generator:
+    """A request's own generator: on CUDA its noise is made where the logits are, and nothing waits
+    for the host; so the same seed draws something else there than on a CPU."""
+    return torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(seed)
+
+
 def gumbel(size: int, generator: torch.Generator) -> torch.Tensor:
-    """The noise of one choice among `size`, (size,): the next of a request's own generator."""
-    return -torch.empty(size).exponential_(generator=generator).log()
+    """The noise of one choice among `size`, (size,): the next of a request's own generator, and
+    where that is."""
+    noise = torch.empty(size, device=generator.device).exponential_(generator=generator)
+    return -noise.log()
 
 
 def noisiest(
@@ -116,7 +140,7 @@ def noisiest(
 ) -> torch.Tensor:
     """Gumbel-max: the index that is chosen under this noise, (..., V) -> (...)."""
     logits = filter_logits(logits.float() / temperature, top_k, top_p, min_p)
-    return (logits.cpu() + noise).argmax(-1)
+    return (logits + noise.to(logits.device)).argmax(-1)
 
 
 def choose(

@@ -118,6 +118,13 @@ class Step:
             x = x + self.model.code_place(torch.tensor(places, device=codes.device))
         return x
 
+    def fill(self) -> None:
+        """Compute all of the table."""
+        if self.table is not None and not bool(self.met.all()):
+            new = (~self.met).nonzero()[:, 0]
+            self.table[new] = self.model._codes(new)
+            self.met.fill_(True)
+
     def __call__(
         self,
         x: torch.Tensor,
@@ -131,9 +138,18 @@ class Step:
             cache: of layers that have `attend`: those of `unified.cache`.
             bias: (rows, positions so far and this one), added to scores; None: all is seen.
         """
-        if max(positions) >= len(self.cos):
-            self._rotations(2 * max(positions))
-        at = torch.tensor(positions, device=x.device)
+        self.reach(max(positions) + 1)
+        return self.column(x, torch.tensor(positions, device=x.device), cache, bias)
+
+    def reach(self, count: int) -> None:
+        """Know the rotations of positions 0..count."""
+        if count > len(self.cos):
+            self._rotations(2 * count)
+
+    def column(
+        self, x: torch.Tensor, at: torch.Tensor, cache: Any, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The same with positions as a tensor (rows,), within `reach`: no number is read."""
         cos, sin = self.cos[at], self.sin[at]
         rows = len(x)
         for layer, kept in zip(self.layers, cache.layers, strict=True):
@@ -153,13 +169,15 @@ class Step:
 
 
 class _Norm:
-    """`unified.layers.RMSNorm`, of few rows: as few operations as there can be."""
+    """`unified.layers.RMSNorm`, of few rows: as few operations as there can be, on CUDA one."""
 
     def __init__(self, weight: torch.Tensor, eps: float):
-        self.weight, self.share = weight, 1 / weight.shape[-1]
+        self.weight, self.share, self.tiny = weight, 1 / weight.shape[-1], eps
         self.eps = torch.tensor(eps, device=weight.device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_cuda and self.weight.ndim == 1 and self.weight.dtype == x.dtype:
+            return F.rms_norm(x, x.shape[-1:], self.weight, self.tiny)
         wide = x if x.dtype == torch.float32 else x.float()
         size = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         normed = wide * torch.addcmul(self.eps, size, size, value=self.share).rsqrt_()

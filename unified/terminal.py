@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from io import BytesIO
@@ -120,13 +121,23 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or not _is_control(c))
 
 
+LESS = (
+    "Take less at a time (--batch-size; in training micro_batch, pack or loop.recompute=true),"
+    " let other programs free it, or take --device cpu"
+)
+
+
 def explain(error: BaseException) -> str:
     """An error as one line for the person at the terminal."""
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
         text = str(error)
-        if not isinstance(error, (ValueError, OSError)) or not text:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            wanted = re.search(r"Tried to allocate ([\d.]+ \w+)", text)
+            text = f"the GPU's memory is full{f': {wanted[1]} more were wanted' if wanted else ''}."
+            text = f"{text} {LESS}"
+        elif not isinstance(error, (ValueError, OSError)) or not text:
             text = f"{type(error).__name__}: {text}".rstrip(": ")
     return printable(" ".join(text.split()))
 

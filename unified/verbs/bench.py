@@ -89,10 +89,10 @@ def bench_train(
     if against is not None:
         ways["transformers"] = speed.trainer(handle, data, batch_size)
     with status("Training in turns"):
-        found = clock.interleaved(ways, rounds)
+        found = clock.interleaved(ways, rounds, str(handle.model.device))
     facts = {"batch_size": batch_size, "samples": len(data), "model": handle.source,
              "tokens_a_sample": sum(map(len, data)) / len(data), "seed": seed}  # fmt: skip
-    rows = clock.rows("train", "useful tokens", found, facts)
+    rows = clock.rows("train", "useful tokens", found, facts, str(handle.model.device))
     if _written(rows, out):
         table = Table("way", "tokens a second", "ratio", "peak memory")
         for row in rows:
@@ -106,7 +106,16 @@ def bench_decode(
     against: Annotated[Rival | None, typer.Option(help="Beside whose generate.")] = None,
     weights: Annotated[
         list[Kind] | None,
-        typer.Option(help="Of ours; repeat it for several. By default fp32, half, int8 and int4."),
+        typer.Option(
+            help="Of ours; repeat it for several. By default fp32, half, int8 and int4, on a GPU"
+            " fp32 and bf16."
+        ),
+    ] = None,
+    batches: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--batch", metavar="N", min=1, help="Pictures at once; repeat it for several."
+        ),
     ] = None,
     size: Annotated[Size, typer.Option(help="Of the random model.")] = Size.large,
     rounds: Rounds = 3,
@@ -121,40 +130,56 @@ def bench_decode(
     threads: Threads = None,
     out: Out = None,
     seed: Seed = 0,
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:1.")
+    ] = "cpu",
 ) -> None:
-    """Codes a second of one guided picture, on a CPU, of a Janus with random weights.
+    """Codes a second of guided pictures, of a Janus with random weights.
 
-    With --parallel, many codes a pass beside one by one, and so of the shipped model's pictures.
+    With --parallel, many codes a pass beside one by one, and so of the shipped model's pictures. On
+    a GPU steps recorded as CUDA graphs stand beside steps that are not.
     """
     how = parallel_options(parallel, window)
     with status("Loading torch") as change:
         import torch
 
+        from unified.device import placed
         from unified.eval import decoding, speed
         from unified.jacobi import WINDOW
 
+        placed(device)
         if threads is not None:
             torch.set_num_threads(threads)
         looked = (window or WINDOW) if how else 0
         whole = decoding.SIZES[size]["vision"]["num_image_tokens"]
         codes = min(limit or whole, whole)
-        kinds = [kind.value for kind in weights or (Kind.fp32, Kind.half, Kind.int8, Kind.int4)]
+        usual = [Kind.fp32, Kind.half, Kind.int8, Kind.int4]
+        if torch.device(device).type == "cuda":
+            usual = [Kind.fp32, Kind.bf16]
+        kinds = [kind.value for kind in weights or usual]
+        facts = {"size": size.value, "codes": codes, "guidance": decoding.GUIDANCE, "seed": seed}
+        tables = []
         with tempfile.TemporaryDirectory() as folder:
             change("Making a model")
             source = decoding.random_janus(Path(folder), size, seed)
-            change("Loading it")
-            race = decoding.race(source, kinds, codes, against is not None, unguided, looked)
-        before = speed.machine_facts()
-        change("Drawing in turns")
-        found = speed.interleaved(race.ways, rounds)
-    facts = {"size": size.value, "codes": codes, "guidance": decoding.GUIDANCE, "seed": seed}
-    rows = decoding.report(race, found, before, facts)
+            for batch in batches or [1]:
+                change("Loading it")
+                race = decoding.race(
+                    source, kinds, codes, against is not None, unguided, looked, device, batch
+                )
+                before = speed.machine_facts(device)
+                change("Drawing in turns")
+                found = speed.interleaved(race.ways, rounds, device)
+                tables.append(decoding.report(race, found, before, facts))
+                del race, found
+    rows = [row for table in tables for row in table]
     pictures: list[dict[str, Any]] = []
     if how:
         with status("Drawing by the shipped model"):
-            pictures = decoding.shipped(looked, rounds, seed)
+            pictures = decoding.shipped(looked, rounds, seed, device)
     if _written(rows + pictures, out):
-        _print_decode(rows)
+        for table in tables:
+            _print_decode(table)
         for row in pictures:
             line = f"{row['rate']:.1f} codes a second, {row['passes']:.1f} passes a picture"
             Console().print(f"{row['way']}: {line}, words before it counted in", highlight=False)
@@ -163,7 +188,9 @@ def bench_decode(
 def _print_decode(rows: list[dict[str, Any]]) -> None:
     machine, first = rows[0]["settings"], rows[0]["way"]
     shown = [row for row in rows if not row["unguided"]]
-    table = Table("way", "codes a second", "ratio", "ms a step", "the first", "the last")
+    title = f"{machine['batch']} pictures at once" if machine["batch"] > 1 else None
+    table = Table("way", "codes a second", "ratio", "ms a step", "the first", "the last",
+                  title=title)  # fmt: skip
     for row in shown:
         times = (f"{row[key]:.2f}" for key in ("step_ms", "first_ms", "last_ms"))
         table.add_row(row["way"], f"{row['rate']:.1f}", f"{row['ratio']:.2f}", *times)
@@ -182,6 +209,9 @@ def _print_decode(rows: list[dict[str, Any]]) -> None:
             parts.append(f"{row['passes']} passes, each a step here")
         if row["way"] != first:
             parts.append(f"{row['agrees'][first]} of {len(row['codes'])} codes as {first}")
+        if "cuda" in machine:
+            parts.append(f"{row['peak_bytes'] / 2**30:.2f} GiB at most")
+            parts += [row["attention"]] if "attention" in row else []
         console.print(f"{row['way']}: {'; '.join(parts)}", highlight=False)
     _print_machine(machine, console)
 
@@ -256,10 +286,10 @@ def bench_serve(
         at = serving.arrivals(count, gap, seed)
         ways, last = serving.race(handle, requests, at, 2 * count)
         change("Serving in turns")
-        found = speed.interleaved(ways, rounds)
+        found = speed.interleaved(ways, rounds, str(handle.model.device))
     facts = {"requests": count, "gap_steps": gap, "last_arrival_step": at[-1],
              "model": handle.source, "seed": seed}  # fmt: skip
-    rows = serving.report(found, last, facts)
+    rows = serving.report(found, last, facts, str(handle.model.device))
     if _written(rows, out):
         _print_serve(rows)
 
@@ -282,6 +312,14 @@ def _print_serve(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_machine(machine: dict[str, Any], console: Console) -> None:
+    if "cuda" in machine:
+        console.print(
+            f"{machine['device']} (CUDA {machine['cuda']}, torch {machine['torch']}): memory moves"
+            f" {machine['read_gbytes']} GB/s, products reach {machine['product_gflops'] / 1e3:.0f}"
+            f" TFLOP/s in bf16, {machine['product_gflops_fp32'] / 1e3:.1f} in fp32.",
+            highlight=False,
+        )
+        return
     console.print(
         f"Memory is read at {machine['read_gbytes']} GB/s, products reach"
         f" {machine['product_gflops']} GFLOP/s; {machine['threads']} threads on"

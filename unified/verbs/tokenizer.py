@@ -184,13 +184,9 @@ def opened(model: str | None, device: str | None = None, medium: str = "image") 
     shipped one by its name; without a name, the shipped one of a medium."""
     with status("Loading the tokenizer"):
         codec = _load_codec(model, medium)
-        import torch
+        from unified.device import placed
 
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            return codec.to(place)
-        except (RuntimeError, AssertionError):
-            raise ValueError(f"no device {place!r} here; leave --device out") from None
+        return codec.to(placed(device))
 
 
 def _load_codec(model: str | None, medium: str) -> Any:
