@@ -105,7 +105,8 @@ def fit(
         if config.recompute:
             recompute(stage.model)
         root = folder / "checkpoints"
-        first, saved = states.resume(stage.model, root, crew)
+        order = {"seed": seed, "batch_size": config.batch_size}
+        first, saved = states.resume(stage.model, root, crew, order)
         journal = held.enter_context(Journal(folder, first, crew.leads, config.loggers))
         quiet = not (progress and crew.leads)
         screen = Console(stderr=True, quiet=quiet)
@@ -143,9 +144,9 @@ def fit(
             bar.update(task, completed=done)
             stopping = crew.add_values({"asked": termination.asked})["asked"] > 0
             if done % config.save_every == 0 or last or stopping:
-                states.save(trainer, root, done, crew, device)
+                states.save(trainer, root, done, crew, device, order)
                 if crew.leads:
-                    checkpoint.rotate(root, config.keep)
+                    checkpoint.rotate(root, config.keep, done)
             if stopping and not last:
                 raise Stopped(f"{name}: stopped and saved after step {done} of {config.steps}; "
                               "the same command goes on from there")  # fmt: skip

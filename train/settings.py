@@ -37,7 +37,7 @@ class LoopConfig(BaseModel):
     save_every: int = 250
     log_every: int = 10
     sample_every: int = 500
-    keep: int = 2
+    keep: int = Field(default=2, ge=1)  # checkpoints
     ema: float | None = Field(default=None, ge=0, lt=1)  # decay of the weights' moving average
     zero: Literal[0, 1, 2, 3] = 0  # DeepSpeed's ZeRO: what the processes share out (docs)
     offload: bool = False  # with zero: moments, and at stage 3 weights, in the host's memory
