@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from unified import cli
-from unified.adapters import CONFIG, WEIGHTS, AdapterError, linears
+from unified.adapters import CONFIG, WEIGHTS, AdapterError, linears, names
 from unified.handle import Unified, load
 from unified.media import picture
 from unified.toybox.scene import render, sample_scene
@@ -141,6 +141,15 @@ def test_two_adapters_on_one_base(tiny_run: Path, adapter: Path, tmp_path: Path)
     torch.testing.assert_close(logits(handle), first)
     with pytest.raises(AdapterError, match="no adapter 'third' here; adapter, other"):
         handle.use("third")
+
+
+def test_adapters_are_called_as_their_folders_or_their_runs(tmp_path: Path) -> None:
+    runs = [tmp_path / name / "adapter" for name in ("cats", "dogs-1.5")]
+    assert names([runs[0]]) == ["adapter"]
+    assert names(runs) == ["cats", "dogs-1-5"]
+    assert names([*runs, tmp_path / "birds"]) == ["cats", "dogs-1-5", "birds"]
+    with pytest.raises(AdapterError, match="two adapters are called 'cats'"):
+        names([runs[0], tmp_path / "more" / "cats" / "adapter"])
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(
@@ -299,6 +308,21 @@ def test_adapters_that_do_not_fit_are_refused(
         load(source, device="cpu", adapters=[nan])
     with pytest.raises(AdapterError, match="not an adapter folder"):
         load(source, device="cpu", adapters=[tmp_path])
+    kind = changed(adapter, tmp_path / "kind", peft_type="IA3")
+    with pytest.raises(AdapterError, match="of the kind 'IA3'; only LORA is read"):
+        load(source, device="cpu", adapters=[kind])
+    parts = changed(adapter, tmp_path / "parts", target_modules=["tail"])
+    with pytest.raises(AdapterError, match="parts: does not fit this model: .*tail"):
+        load(source, device="cpu", adapters=[parts])
+    for change, words in (
+        ({name: None}, f"lacks {name}"),
+        ({"foreign": torch.ones(1)}, "holds fo"),
+    ):
+        folder = changed(adapter, tmp_path / words.split()[0])
+        held = {k: v for k, v in (load_file(adapter / WEIGHTS) | change).items() if v is not None}
+        save_file(held, folder / WEIGHTS)
+        with pytest.raises(AdapterError, match=words):
+            load(source, device="cpu", adapters=[folder])
     (nan / WEIGHTS).unlink()
     (nan / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(AdapterError, match="only safetensors are read"):
