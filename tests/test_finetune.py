@@ -342,13 +342,24 @@ def test_data_and_settings_are_checked_before_any_weight(
     silent = tmp_path / "silent.jsonl"
     silent.write_text("".join(json.dumps(line) + "\n" for line in lines))
     stage = prepare(load(tiny_run / "model", device="cpu"), read(str(silent)), TuningConfig())
-    with pytest.raises(DataError, match="nothing in the first 3 records is learnt"):
+    with pytest.raises(DataError, match="silent.jsonl:1: nothing of it is learnt; the assistant"):
         check(stage)
     long = tmp_path / "long.jsonl"
     told = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "word " * 600}]
     long.write_text(json.dumps({"messages": told}) + "\n")
     stage = prepare(load(tiny_run / "model", device="cpu"), read(str(long)), TuningConfig())
     with pytest.raises(DataError, match="tokens; the model reads at most 512"):
+        check(stage)
+    short = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "word"}]
+    told[1]["content"] = "word " * 30
+    late = tmp_path / "late.jsonl"  # behind the first ones
+    rows = [short] * 150 + [told] * 20
+    late.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    settings = TuningConfig(
+        pack=32, loop=TuningConfig().loop.model_copy(update={"unreadable": 0.02})
+    )
+    stage = prepare(load(tiny_run / "model", device="cpu"), read(str(late)), settings)
+    with pytest.raises(DataError, match=r"late.jsonl:1[56]\d: \d+ tokens, and a row has 32 .pack."):
         check(stage)
 
 

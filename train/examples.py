@@ -46,12 +46,15 @@ def open_data(
 class Examples:
     """Data as one model reads them.
 
+    Args:
+        row: ids of a row that samples share, where they do: no sample may be longer.
+
     Raises:
         ValueError: shards that were made for another model; what differs is named.
     """
 
-    def __init__(self, data: Data, encoder: Encoder):
-        self.data, self.encoder = data, encoder
+    def __init__(self, data: Data, encoder: Encoder, row: int | None = None):
+        self.data, self.encoder, self.row = data, encoder, row
         if isinstance(data, Shards):
             data.check(encoder)
 
@@ -59,7 +62,8 @@ class Examples:
         """A record; in preference data with its better reply.
 
         Raises:
-            DataError: it is longer than the model's context, or its media cannot be read.
+            DataError: it is longer than the model's context or a row, nothing of it is learnt, or
+                its media cannot be read.
         """
         if isinstance(self.data, Shards):
             return self._fits(index, self.data[index])
@@ -86,5 +90,15 @@ class Examples:
             raise DataError(
                 f"{self.data.where(index)}: {len(encoded)} tokens; the model reads at most "
                 f"{self.encoder.context}. Shorten it or leave it out"
+            )
+        if self.row is not None and len(encoded) > self.row:
+            raise DataError(
+                f"{self.data.where(index)}: {len(encoded)} tokens, and a row has {self.row} (pack);"
+                " raise pack, or leave it out"
+            )
+        if not any(encoded.loss[1:]):
+            raise DataError(
+                f"{self.data.where(index)}: nothing of it is learnt; the assistant must say "
+                "something, with loss not false"
             )
         return encoded

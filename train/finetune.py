@@ -33,29 +33,27 @@ TuningStage = SupervisedStage | PreferenceStage
 
 
 def check(stage: TuningStage, most: int = 64) -> dict[str, float]:
-    """Look at the first records before any weight is touched.
+    """Look at records from all over the data before any weight is touched.
 
     Returns:
         records, unreadable (of those looked at), tokens (mean of a record), learnt (share of them),
         parameters (trained), share (of all parameters), steps.
 
     Raises:
-        DataError: no record carries loss, or more cannot be encoded than may be set aside.
+        DataError: more cannot be encoded, or carry no loss, than may be set aside, as far as this
+            can be told from those that are looked at.
     """
     looked, failed = [], []
-    for index in range(min(most, len(stage.data))):
+    count = min(most, len(stage.data))
+    for index in (k * len(stage.data) // count for k in range(count)):
         try:
             looked.append(stage.record(index))
         except (ValueError, OSError) as error:
             failed.append(error)
-    if len(failed) > stage.config.loop.unreadable * len(stage.data):
+    share = stage.config.loop.unreadable
+    if len(failed) > share * len(stage.data) or len(failed) > max(2, share * count):
         raise failed[0]
     learnt = sum(sum(encoded.loss[1:]) for encoded in looked)
-    if not learnt:
-        raise DataError(
-            f"{stage.data.path}: nothing in the first {len(looked)} records is learnt; the "
-            "assistant must say something, with loss not false"
-        )
     tokens = sum(map(len, looked))
     trained = sum(p.numel() for p in stage.model.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in stage.handle.model.parameters())
@@ -162,6 +160,6 @@ def described(values: dict[str, float]) -> Iterator[str]:
     yield f"{values['records']:.0f} records of {values['tokens']:.0f} tokens, of which " \
           f"{values['learnt']:.0%} are learnt"  # fmt: skip
     if values["unreadable"]:
-        yield f"{values['unreadable']:.0f} of the first ones cannot be read; they will be set aside"
+        yield f"{values['unreadable']:.0f} of those looked at cannot be learnt from: set aside"
     yield f"{values['parameters'] / 1e6:.2f}M parameters are trained, {values['share']:.1%} of " \
           f"all, for {values['steps']:.0f} steps"  # fmt: skip

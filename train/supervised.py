@@ -34,7 +34,7 @@ class SupervisedStage:
     ):  # fmt: skip
         self.handle, self.model, self.data, self.config = handle, model, data, config
         self.seed, self.device = seed, device
-        self.examples = Examples(data, Encoder(handle))
+        self.examples = Examples(data, Encoder(handle), config.pack)
         self.mixture = Mixture({"data": config.weight, **config.toybox}, seed)
         self.epochs = Epochs(len(data), seed)
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
