@@ -22,8 +22,9 @@ from unified.adapters import CONFIG, WEIGHTS, AdapterError, linears, names
 from unified.handle import Unified, load
 from unified.media import picture
 from unified.toybox.scene import render, sample_scene
-from unified.train.finetune import check, estimated, finetune, prepare
+from unified.train.finetune import check, estimated, finetune, prepare, prompts
 from unified.train.mixture import Epochs, Mixture
+from unified.train.optimize import optimizers
 from unified.train.prefer import Pairs, PreferenceStage, log_probabilities
 from unified.train.quarantine import UnreadableError
 from unified.train.readers import read
@@ -178,7 +179,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
         ["lora.whole=[code_aligner]"],
         ["lora=null"],
         ["pack=200", "micro_batch=1"],
-        ["toybox={draw: 1, ask: 2}"],
+        ["toybox={draw: 1, ask: 2}", "loop.batch_size=1", "micro_batch=8"],
         pytest.param(["loop.zero=3", "loop.offload=true"], marks=needs_deepspeed),
     ],
 )
@@ -190,6 +191,42 @@ def test_every_way_to_tune_trains(
     source = out if overrides == ["lora=null"] else tiny_run / "model"
     attached = [] if overrides == ["lora=null"] else [out]
     assert not torch.allclose(logits(load(source, device="cpu", adapters=attached)), base)
+
+
+def test_parts_are_frozen_and_rated_by_their_own_names_beneath_an_adapter(
+    tiny_run: Path, data: Path
+) -> None:
+    settings = ["loop.freeze=[encoder, text_head]", "loop.rates={image_head: 0.5, decoder.norm: 2}"]
+    stage = prepare(load(tiny_run / "model", device="cpu"), read(str(data)),
+                    read_config(None, [*settings, "lora.whole=[norm]"]))  # fmt: skip
+    loop = stage.config.loop
+    shares = {
+        id(p): group["share"]
+        for stepper in optimizers(stage.model, loop)
+        for group in stepper.param_groups
+        for p in group["params"]
+    }
+    found = {name: shares.get(id(p)) for name, p in stage.model.named_parameters()}
+    for part, share in (("encoder", None), ("text_head", None), ("image_head", 0.5),
+                        ("decoder.layers", 1.0), ("decoder.norm", 2)):  # fmt: skip
+        own = {found[name] for name in found if f".model.{part}." in name and (
+            "lora_" in name or "modules_to_save" in name)}  # fmt: skip
+        assert own == {share}, part
+    loop = loop.model_copy(update={"freeze": ["tail"]})
+    with pytest.raises(ValueError, match="no part 'tail'; its parts are decoder, .*image_head"):
+        optimizers(stage.model, loop)
+
+
+def test_what_it_draws_of_the_data_is_laid_down(tiny_run: Path, data: Path, tmp_path: Path) -> None:
+    out = tuned(tiny_run / "model", data, tmp_path / "run", "loop.sample_every=2")
+    sheets = sorted((out.parent / "samples").iterdir())
+    assert [sheet.name for sheet in sheets] == ["step-000002.png", "step-000004.png"]
+    with Image.open(sheets[0]) as sheet:  # six prompts, four in a row, 64 pixels three times larger
+        assert sheet.size[0] == 4 * (192 + 8) and sheet.size[1] > 2 * 192
+    assert prompts(read(str(data)), 3) == [f"a picture of number {k}" for k in (0, 1, 2)]
+    assert prompts(read(str(data), tasks=("describe",))) == []
+    tuned(tiny_run / "model", data, tmp_path / "none", "loop.sample_every=0", "loop.steps=2")
+    assert not (tmp_path / "none" / "samples").exists()
 
 
 def test_what_would_be_done_is_said_before_it_is(tiny: Unified, tiny_run: Path, data: Path) -> None:

@@ -19,17 +19,20 @@ from peft import PeftModel
 from unified import adapters
 from unified.handle import Unified
 from unified.media.picture import write_atomic
+from unified.media.sheet import captioned
 from unified.train.distributed import team
 from unified.train.examples import Data
 from unified.train.loop import fit
 from unified.train.meter import Estimate, estimate
 from unified.train.prefer import PreferenceStage
+from unified.train.readers import Records
 from unified.train.records import DataError
 from unified.train.settings import read_yaml
 from unified.train.supervised import SupervisedStage
 from unified.train.tuning import TuningConfig
 
 TuningStage = SupervisedStage | PreferenceStage
+DRAWN, SIDE = 8, 192  # pictures of a sheet of samples, and pixels of each if it is small
 
 
 def check(stage: TuningStage, most: int = 64) -> dict[str, float]:
@@ -44,14 +47,15 @@ def check(stage: TuningStage, most: int = 64) -> dict[str, float]:
             can be told from those that are looked at.
     """
     looked, failed = [], []
-    count = min(most, len(stage.data))
-    for index in (k * len(stage.data) // count for k in range(count)):
+    for index in spread(len(stage.data), most):
         try:
             looked.append(stage.record(index))
         except (ValueError, OSError) as error:
             failed.append(error)
     share = stage.config.loop.unreadable
-    if len(failed) > share * len(stage.data) or len(failed) > max(2, share * count):
+    if len(failed) > share * len(stage.data) or len(failed) > max(
+        2, share * (len(looked) + len(failed))
+    ):
         raise failed[0]
     learnt = sum(sum(encoded.loss[1:]) for encoded in looked)
     tokens = sum(map(len, looked))
@@ -62,6 +66,29 @@ def check(stage: TuningStage, most: int = 64) -> dict[str, float]:
         "learnt": learnt / tokens, "parameters": trained, "share": trained / whole,
         "steps": stage.config.loop.steps,
     }  # fmt: skip
+
+
+def spread(length: int, count: int) -> list[int]:
+    """So many places, evenly over all."""
+    count = min(count, length)
+    return [k * length // count for k in range(count)]
+
+
+def prompts(data: Data, most: int = DRAWN, looked_at: int = 64) -> list[str]:
+    """Words that the data have pictures drawn from, each once; none where they are tokens."""
+    found: dict[str, None] = {}
+    for index in spread(len(data), looked_at) if isinstance(data, Records) else ():
+        try:
+            record = data[index]
+        except DataError:
+            continue  # named by those who need it
+        asked = [part for message in record.prompt for part in message.parts]
+        drawn = any(part.type == "image" for message in record.reply for part in message.parts)
+        if drawn and len(record.prompt) == 1 and all(part.type == "text" for part in asked):
+            found["".join(part.text for part in asked)] = None
+        if len(found) == most:
+            break
+    return list(found)
 
 
 def estimated(stage: TuningStage) -> Estimate:
@@ -108,6 +135,9 @@ def prepare(
 def finetune(stage: TuningStage, folder: Path, *, progress: bool = True) -> Path:
     """Tune the model of a prepared stage; a stopped run goes on where it stands.
 
+    Every `sample_every` steps and at the end, what it draws for prompts of the data is laid down in
+    folder/samples.
+
     Returns:
         The folder of the adapter (folder/adapter) or of the whole model (folder/model).
     """
@@ -121,8 +151,17 @@ def finetune(stage: TuningStage, folder: Path, *, progress: bool = True) -> Path
             folder.mkdir(parents=True, exist_ok=True)
         _same(folder / "finetune.yaml", settings, crew.leads)
     stage.quarantine.keep(folder / "quarantine.jsonl", crew.leads)
+    words = prompts(data) if handle.codec.decodes else []
+
+    def show(step: int) -> dict[str, float]:
+        target = folder / "samples" / f"step-{step:06d}.png"
+        target.parent.mkdir(exist_ok=True)
+        pictures = handle.generate(words, seed=stage.seed)
+        captioned(pictures, words, zoom=max(1, SIDE // pictures[0].width)).save(target)
+        return {}
+
     fit(stage, config.loop, folder, name="finetune", seed=stage.seed, device=stage.device,
-        progress=progress)  # fmt: skip
+        on_sample=show if words else None, progress=progress)  # fmt: skip
     made = folder / ("model" if config.lora is None else "adapter")
     if crew.leads and isinstance(stage.model, PeftModel):
         adapters.save(stage.model, made, handle.source)

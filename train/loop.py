@@ -82,8 +82,8 @@ def fit(
 
     Writes checkpoints to folder/checkpoints, one JSON line per logged step to folder/log.jsonl,
     TensorBoard events to folder/tensorboard and, at the end, folder/curves.png. `on_sample(step)`
-    runs every `sample_every` steps and at the end; what it returns is logged. A step whose
-    gradients are not finite changes nothing and is counted as "skipped".
+    runs every `sample_every` steps and at the end, never if that is 0; what it returns is logged. A
+    step whose gradients are not finite changes nothing and is counted as "skipped".
 
     Raises:
         ValueError: another run trains in this folder, or a setting does not fit the model.
@@ -150,7 +150,7 @@ def fit(
             if stopping and not last:
                 raise Stopped(f"{name}: stopped and saved after step {done} of {config.steps}; "
                               "the same command goes on from there")  # fmt: skip
-            if on_sample is not None and (done % config.sample_every == 0 or last):
+            if on_sample is not None and _sampled(config, done):
                 stage.model.eval()
                 on_gpu = [device] if device.startswith("cuda") else []
                 with trainer.whole(), torch.random.fork_rng(on_gpu):
@@ -193,6 +193,11 @@ def _meter(
     for line in found.lines():
         screen.print(line, highlight=False, soft_wrap=True)
     return Meter(found.flops, peak_flops(device, config.precision) if found.flops else 0.0)
+
+
+def _sampled(config: LoopConfig, done: int) -> bool:
+    every = config.sample_every
+    return every > 0 and (done % every == 0 or done == config.steps)
 
 
 def _described(name: str, row: dict[str, float]) -> str:

@@ -6,7 +6,6 @@ sum over its tokens of any kind. The reference is the model without its adapter.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,6 @@ from peft import PeftModel
 
 from unified.handle import Unified
 from unified.modeling import UnifiedForConditionalGeneration
-from unified.toybox.samples import sample
 from unified.train.batches import Batch, Batcher, Encoded
 from unified.train.conversations import Conversations
 from unified.train.encoding import Encoder
@@ -71,9 +69,7 @@ class PreferenceStage:
         kept = sum(config.toybox.values()) * config.loop.batch_size
         self.kept = -(-kept // config.weight)  # conversations of a step
         self.mixture = Mixture(config.toybox, seed) if config.toybox else None
-        self.toybox = Conversations(
-            handle.layout, handle.processor.tokenizer, handle.codec, device=device
-        )
+        self.toybox = Conversations.of(handle, device)
         self.keeper = Batcher(handle.layout.vocabulary, config.micro_batch, config.pack, device)
 
     def pair(self, index: int) -> tuple[Encoded, Encoded]:
@@ -102,11 +98,10 @@ class PreferenceStage:
     def _known(self, step: int) -> list[Batch]:
         if self.mixture is None:
             return []
-        samples = []
-        for number in range(step * self.kept, (step + 1) * self.kept):
-            name, own = self.mixture.pick(number)
-            rng = random.Random(f"{self.seed}/sample/{number}")
-            samples += self.toybox.encode([sample(name, self.seed, own)], rng)
+        numbers = range(step * self.kept, (step + 1) * self.kept)
+        samples = [
+            self.toybox.drawn(*self.mixture.pick(number), self.seed, number) for number in numbers
+        ]
         return self.keeper.deal(samples, 1)[0]
 
     def loss(self, part: Pairs | Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:

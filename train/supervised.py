@@ -12,7 +12,6 @@ import torch
 
 from unified.handle import Unified
 from unified.sequence import Picture, Turn
-from unified.toybox.samples import sample
 from unified.train.batches import Batch, Batcher, Encoded
 from unified.train.conversations import POOL, Conversations
 from unified.train.encoding import Encoder
@@ -38,9 +37,7 @@ class SupervisedStage:
         self.mixture = Mixture({"data": config.weight, **config.toybox}, seed)
         self.epochs = Epochs(len(data), seed)
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
-        self.toybox = Conversations(
-            handle.layout, handle.processor.tokenizer, handle.codec, device=device
-        )
+        self.toybox = Conversations.of(handle, device)
         self.batcher = Batcher(handle.layout.vocabulary, config.micro_batch, config.pack, device)
         self._cache: dict[int, Encoded] = {}
         self._pool: tuple[int, list[list[Batch]]] = (-1, [])
@@ -60,10 +57,10 @@ class SupervisedStage:
 
     def sample(self, number: int) -> Encoded:
         name, own = self.mixture.pick(number)
-        rng = random.Random(f"{self.seed}/sample/{number}")
         if name != "data":
-            return self.toybox.encode([sample(name, self.seed, own)], rng)[0]
+            return self.toybox.drawn(name, own, self.seed, number)
         encoded = self.quarantine.draw(self.epochs, own, self.record)
+        rng = random.Random(f"{self.seed}/sample/{number}")
         return self._unconditional(encoded) if rng.random() < self.config.dropout else encoded
 
     def record(self, index: int) -> Encoded:
