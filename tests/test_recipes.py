@@ -357,7 +357,7 @@ def check_resuming(overrides: list[str], data: Path, out: Path) -> None:
         run("janus_pro", ["align"], changed, out, device="cpu", progress=False)
     silent = out / "silent.jsonl"
     silent.write_text(json.dumps({"messages": [{"role": "user", "content": "Hello"}]}) + "\n")
-    with pytest.raises(DataError, match="nothing in the first 1 records is learnt"):
+    with pytest.raises(DataError, match="silent.jsonl:1: nothing of it is learnt"):
         changed = [*overrides, f"data.captions={silent}"]
         run("janus_pro", ["align"], changed, out, device="cpu", progress=False)
 
