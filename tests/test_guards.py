@@ -176,6 +176,8 @@ def spoilt(folder: Path, how: str, ran: Path) -> None:
         case "listed":  # by whoever wrote the manifest anew
             torch.save(Payload(str(ran)), folder / "state-2.safetensors")
             checkpoint.write_manifest(folder)
+        case "manifest":
+            (folder / "manifest.json").write_text('{"files": {"state.safetensors": 3}}')
         case "unlisted":
             (folder / "manifest.json").unlink()
 
@@ -189,6 +191,7 @@ def spoilt(folder: Path, how: str, ran: Path) -> None:
         ("foreign", "extra.pt: manifest.json does not list it; a foreign file"),
         ("pickle", "state.safetensors: does not match its SHA-256"),
         ("listed", "state-2.safetensors: not readable as safetensors"),
+        ("manifest", "manifest.json: not a readable manifest"),
         ("unlisted", "no manifest.json; not a complete checkpoint"),
     ],
 )

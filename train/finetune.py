@@ -77,7 +77,9 @@ def spread(length: int, count: int) -> list[int]:
 def prompts(data: Data, most: int = DRAWN, looked_at: int = 64) -> list[str]:
     """Words that the data have pictures drawn from, each once; none where they are tokens."""
     found: dict[str, None] = {}
-    for index in spread(len(data), looked_at) if isinstance(data, Records) else ():
+    if not isinstance(data, Records):
+        return []
+    for index in spread(len(data), looked_at):
         try:
             record = data[index]
         except DataError:

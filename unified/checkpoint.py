@@ -61,16 +61,17 @@ def verify(folder: Path, only: tuple[str, ...] | None = None) -> None:
     if not manifest.is_file():
         raise CheckpointError(f"{folder}: no {MANIFEST}; not a complete checkpoint")
     try:
-        files = json.loads(manifest.read_text())["files"]
-    except (ValueError, KeyError, TypeError):
+        listed = json.loads(manifest.read_text())["files"].items()
+        files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in listed}
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{manifest}: not a readable manifest") from None
-    for name, entry in files.items():
+    for name, (size, digest) in files.items():
         path = folder / name
         if only and not name.endswith(only):
             continue
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; fetch or train the weights again")
-        if path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+        if path.stat().st_size != size or sha256(path) != digest:
             raise CheckpointError(
                 f"{path}: does not match its SHA-256 in {MANIFEST} (damaged or altered);"
                 " fetch or train the weights again"
