@@ -167,7 +167,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert (out / "checkpoints" / "step-4" / "state.safetensors").stat().st_size < sum(
         file.stat().st_size for file in (tiny_run / "model").glob("*.safetensors")
     )
-    with pytest.raises(ValueError, match="a run on another data stands there"):
+    with pytest.raises(ValueError, match="a run on other data stands there"):
         tuned(tiny_run / "model", pictures(tmp_path / "dogs", 5), out)
 
 

@@ -184,8 +184,8 @@ def _same(path: Path, settings: dict[str, Any], writes: bool) -> None:
         before = read_yaml(path)
         for key in ("fingerprint", "revision"):
             if before.get(key) != settings[key]:
-                what = "data" if key == "fingerprint" else "model"
-                raise ValueError(f"{path.parent}: a run on another {what} stands there; name "
+                what = "other data" if key == "fingerprint" else "another model"
+                raise ValueError(f"{path.parent}: a run on {what} stands there; name "
                                  "another folder with --out")  # fmt: skip
     if writes:
         write_atomic(path, yaml.safe_dump(settings, sort_keys=False).encode())
