@@ -65,7 +65,6 @@ class PreferenceStage:
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
         self.rows = max(2, config.micro_batch // 2 * 2)
         self.batcher = Batcher(handle.layout.vocabulary, self.rows, None, device)
-        self._cache: dict[int, tuple[Encoded, Encoded]] = {}
         kept = sum(config.toybox.values()) * config.loop.batch_size
         self.kept = -(-kept // config.weight)  # conversations of a step
         self.mixture = Mixture(config.toybox, seed) if config.toybox else None
@@ -78,9 +77,7 @@ class PreferenceStage:
         Raises:
             DataError: it has no worse one, or one that is longer than the model's context.
         """
-        if index not in self._cache:
-            self._cache[index] = self.examples.pair(index)
-        return self._cache[index]
+        return self.examples.pair(index)
 
     def record(self, index: int) -> Encoded:
         return self.pair(index)[0]

@@ -21,8 +21,6 @@ from unified.train.model import next_token_loss
 from unified.train.quarantine import Quarantine
 from unified.train.tuning import TuningConfig
 
-CACHED = 4096  # records that are encoded once and kept
-
 
 class SupervisedStage:
     """Next-token loss over records, and over toybox conversations beside them."""
@@ -39,7 +37,6 @@ class SupervisedStage:
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
         self.toybox = Conversations.of(handle, device)
         self.batcher = Batcher(handle.layout.vocabulary, config.micro_batch, config.pack, device)
-        self._cache: dict[int, Encoded] = {}
         self._pool: tuple[int, list[list[Batch]]] = (-1, [])
 
     pool = POOL
@@ -69,12 +66,7 @@ class SupervisedStage:
         Raises:
             DataError: it is longer than the model's context, or its media cannot be read.
         """
-        if index not in self._cache:
-            encoded = self.examples.reply(index)
-            if len(self._cache) < CACHED:
-                self._cache[index] = encoded
-            return encoded
-        return self._cache[index]
+        return self.examples.reply(index)
 
     def _unconditional(self, encoded: Encoded) -> Encoded:
         """The first picture that is learnt, alone; the sample as it is where there is none."""
