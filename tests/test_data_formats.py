@@ -6,6 +6,9 @@ import base64
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +23,7 @@ from unified.train.readers import formats, read
 from unified.train.records import DataError, Message, Part, Record
 from unified.train.sources import Sample
 
+ROOT = Path(__file__).parent.parent
 COLOURS = ("red", "green", "blue", "white")
 
 
@@ -226,6 +230,15 @@ SHAPES: dict[str, tuple[dict[str, Any], str, list[Any], list[Any] | None]] = {
         [user("Draw a cat."), reply("image:red.png")],
         [reply("image:blue.png")],
     ),
+    "trl, preference of drawn pictures in one column": (
+        {"prompt": [message("user", [{"type": "image"}, {"type": "text", "text": "More blue."}])],
+         "chosen": [message("assistant", [{"type": "image"}])],
+         "rejected": [message("assistant", [{"type": "image"}])],
+         "images": ["red.png", "blue.png", "green.png"]},
+        "trl",
+        [user("image:red.png", "More blue."), reply("image:blue.png")],
+        [reply("image:green.png")],
+    ),
     "ms-swift": (
         {"messages": [message("user", "<image>What is it?"), message("assistant", "A cat.")],
          "images": ["red.png"]},
@@ -264,6 +277,14 @@ SHAPES: dict[str, tuple[dict[str, Any], str, list[Any], list[Any] | None]] = {
         "ms-swift",
         [user("image:red.png", "Make it blue."), reply("image:blue.png")],
         [reply("image:green.png")],
+    ),
+    "ms-swift, rejected messages of other pictures": (
+        {"messages": [message("user", "Draw a cat."), message("assistant", "<image>")],
+         "images": ["red.png"], "rejected_images": ["blue.png"],
+         "rejected_messages": [message("user", "Draw a cat."), message("assistant", "<image>")]},
+        "ms-swift",
+        [user("Draw a cat."), reply("image:red.png")],
+        [reply("image:blue.png")],
     ),
     "ms-swift, rejected messages": (
         {"messages": [message("user", "Hi"), message("assistant", "Yes?")],
@@ -507,6 +528,47 @@ def test_hugging_face_datasets() -> None:
         read("splits", split="dev")
 
 
+HUB = """
+import sys
+from unified.train.readers import read
+for name in sys.argv[1:]:
+    try:
+        found = read(name)
+        print(found.format, len(found), found[0].messages[0].parts[0].text, sep="|")
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_names_of_the_hub_in_its_local_cache(folder: Path) -> None:
+    """As `hf download` leaves a dataset, one with several configurations, and none."""
+    import datasets
+
+    snapshots = {}
+    for name in ("one", "two"):
+        place, revision = folder / "hf" / "hub" / f"datasets--me--{name}", "0" * 39 + "1"
+        snapshots[name] = place / "snapshots" / revision
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text(revision)
+        for part in ("data",) if name == "one" else ("left", "right"):
+            (snapshots[name] / part).mkdir(parents=True)
+            rows = [{"image": {"bytes": png("red"), "path": "red.png"}, "text": f"of {part}"}]
+            target = snapshots[name] / part / "train-00000-of-00001.parquet"
+            datasets.Dataset.from_list(rows).to_parquet(str(target))
+    parts = [f"- config_name: {part}\n  data_files: {part}/*.parquet" for part in ("left", "right")]
+    card = "\n".join(["---", "configs:", *parts, "---", ""])
+    (snapshots["two"] / "README.md").write_text(card)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", HUB, "me/one", "me/two:right", "me/two", "me/none"],
+        capture_output=True, text=True, cwd=folder,
+        env=os.environ | {"HF_HOME": str(folder / "hf"), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    found = done.stdout.splitlines()
+    assert found[:2] == ["captions|2|of data", "captions|2|of right"], done.stderr[-2000:]
+    assert "name one as me/two:PART, of left, right" in found[2]
+    assert "me/none: neither a file here nor a dataset on the hub" in found[3]
+
+
 @pytest.mark.parametrize("shape", ["trl", "ms-swift, drawing"])
 def test_tables_of_messages(shape: str) -> None:
     import datasets
@@ -591,6 +653,8 @@ def test_fingerprints_tell_content_apart(folder: Path) -> None:
         ([{"conversations": [{"from": "human"}]}], "sharegpt", "message 1: .* no 'from' and 'val"),
         ([{"conversations": [{"from": "tool", "value": "x"}]}], "sharegpt",
          "message 1: role 'tool'; one of human, user, gpt"),
+        ([{"conversations": [{"from": "function_call", "value": "x"}], "tools": "[1]"}], None,
+         "column 'tools': tool calls cannot be learnt here"),
         ([{"messages": [message("robot", "x")]}], "canonical", "message 1: role 'robot'; one of"),
         ([{"messages": []}], "canonical", "'messages' is empty"),
         ([{"messages": [message("user", "x")], "mood": 1}], "canonical", "unknown column 'mood'"),

@@ -18,12 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from unified import cli
-from unified.adapters import CONFIG, WEIGHTS, AdapterError, linears
+from unified.adapters import CONFIG, WEIGHTS, AdapterError, linears, names
 from unified.handle import Unified, load
 from unified.media import picture
 from unified.toybox.scene import render, sample_scene
-from unified.train.finetune import check, estimated, finetune, prepare
+from unified.train.finetune import check, estimated, finetune, prepare, prompts
 from unified.train.mixture import Epochs, Mixture
+from unified.train.optimize import optimizers
 from unified.train.prefer import Pairs, PreferenceStage, log_probabilities
 from unified.train.quarantine import UnreadableError
 from unified.train.readers import read
@@ -143,6 +144,15 @@ def test_two_adapters_on_one_base(tiny_run: Path, adapter: Path, tmp_path: Path)
         handle.use("third")
 
 
+def test_adapters_are_called_as_their_folders_or_their_runs(tmp_path: Path) -> None:
+    runs = [tmp_path / name / "adapter" for name in ("cats", "dogs-1.5")]
+    assert names([runs[0]]) == ["adapter"]
+    assert names(runs) == ["cats", "dogs-1-5"]
+    assert names([*runs, tmp_path / "birds"]) == ["cats", "dogs-1-5", "birds"]
+    with pytest.raises(AdapterError, match="two adapters are called 'cats'"):
+        names([runs[0], tmp_path / "more" / "cats" / "adapter"])
+
+
 def test_a_stopped_run_goes_on_to_the_same_weights(
     tiny_run: Path, data: Path, adapter: Path, tmp_path: Path
 ) -> None:
@@ -157,7 +167,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert (out / "checkpoints" / "step-4" / "state.safetensors").stat().st_size < sum(
         file.stat().st_size for file in (tiny_run / "model").glob("*.safetensors")
     )
-    with pytest.raises(ValueError, match="a run on another data stands there"):
+    with pytest.raises(ValueError, match="a run on other data stands there"):
         tuned(tiny_run / "model", pictures(tmp_path / "dogs", 5), out)
 
 
@@ -169,7 +179,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
         ["lora.whole=[code_aligner]"],
         ["lora=null"],
         ["pack=200", "micro_batch=1"],
-        ["toybox={draw: 1, ask: 2}"],
+        ["toybox={draw: 1, ask: 2}", "loop.batch_size=1", "micro_batch=8"],
         pytest.param(["loop.zero=3", "loop.offload=true"], marks=needs_deepspeed),
     ],
 )
@@ -181,6 +191,42 @@ def test_every_way_to_tune_trains(
     source = out if overrides == ["lora=null"] else tiny_run / "model"
     attached = [] if overrides == ["lora=null"] else [out]
     assert not torch.allclose(logits(load(source, device="cpu", adapters=attached)), base)
+
+
+def test_parts_are_frozen_and_rated_by_their_own_names_beneath_an_adapter(
+    tiny_run: Path, data: Path
+) -> None:
+    settings = ["loop.freeze=[encoder, text_head]", "loop.rates={image_head: 0.5, decoder.norm: 2}"]
+    stage = prepare(load(tiny_run / "model", device="cpu"), read(str(data)),
+                    read_config(None, [*settings, "lora.whole=[norm]"]))  # fmt: skip
+    loop = stage.config.loop
+    shares = {
+        id(p): group["share"]
+        for stepper in optimizers(stage.model, loop)
+        for group in stepper.param_groups
+        for p in group["params"]
+    }
+    found = {name: shares.get(id(p)) for name, p in stage.model.named_parameters()}
+    for part, share in (("encoder", None), ("text_head", None), ("image_head", 0.5),
+                        ("decoder.layers", 1.0), ("decoder.norm", 2)):  # fmt: skip
+        own = {found[name] for name in found if f".model.{part}." in name and (
+            "lora_" in name or "modules_to_save" in name)}  # fmt: skip
+        assert own == {share}, part
+    loop = loop.model_copy(update={"freeze": ["tail"]})
+    with pytest.raises(ValueError, match="no part 'tail'; its parts are decoder, .*image_head"):
+        optimizers(stage.model, loop)
+
+
+def test_what_it_draws_of_the_data_is_laid_down(tiny_run: Path, data: Path, tmp_path: Path) -> None:
+    out = tuned(tiny_run / "model", data, tmp_path / "run", "loop.sample_every=2")
+    sheets = sorted((out.parent / "samples").iterdir())
+    assert [sheet.name for sheet in sheets] == ["step-000002.png", "step-000004.png"]
+    with Image.open(sheets[0]) as sheet:  # six prompts, four in a row, 64 pixels three times larger
+        assert sheet.size[0] == 4 * (192 + 8) and sheet.size[1] > 2 * 192
+    assert prompts(read(str(data)), 3) == [f"a picture of number {k}" for k in (0, 1, 2)]
+    assert prompts(read(str(data), tasks=("describe",))) == []
+    tuned(tiny_run / "model", data, tmp_path / "none", "loop.sample_every=0", "loop.steps=2")
+    assert not (tmp_path / "none" / "samples").exists()
 
 
 def test_what_would_be_done_is_said_before_it_is(tiny: Unified, tiny_run: Path, data: Path) -> None:
@@ -299,6 +345,21 @@ def test_adapters_that_do_not_fit_are_refused(
         load(source, device="cpu", adapters=[nan])
     with pytest.raises(AdapterError, match="not an adapter folder"):
         load(source, device="cpu", adapters=[tmp_path])
+    kind = changed(adapter, tmp_path / "kind", peft_type="IA3")
+    with pytest.raises(AdapterError, match="of the kind 'IA3'; only LORA is read"):
+        load(source, device="cpu", adapters=[kind])
+    parts = changed(adapter, tmp_path / "parts", target_modules=["tail"])
+    with pytest.raises(AdapterError, match="parts: does not fit this model: .*tail"):
+        load(source, device="cpu", adapters=[parts])
+    for change, words in (
+        ({name: None}, f"lacks {name}"),
+        ({"foreign": torch.ones(1)}, "holds fo"),
+    ):
+        folder = changed(adapter, tmp_path / words.split()[0])
+        held = {k: v for k, v in (load_file(adapter / WEIGHTS) | change).items() if v is not None}
+        save_file(held, folder / WEIGHTS)
+        with pytest.raises(AdapterError, match=words):
+            load(source, device="cpu", adapters=[folder])
     (nan / WEIGHTS).unlink()
     (nan / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(AdapterError, match="only safetensors are read"):
@@ -318,13 +379,24 @@ def test_data_and_settings_are_checked_before_any_weight(
     silent = tmp_path / "silent.jsonl"
     silent.write_text("".join(json.dumps(line) + "\n" for line in lines))
     stage = prepare(load(tiny_run / "model", device="cpu"), read(str(silent)), TuningConfig())
-    with pytest.raises(DataError, match="nothing in the first 3 records is learnt"):
+    with pytest.raises(DataError, match="silent.jsonl:1: nothing of it is learnt; the assistant"):
         check(stage)
     long = tmp_path / "long.jsonl"
     told = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "word " * 600}]
     long.write_text(json.dumps({"messages": told}) + "\n")
     stage = prepare(load(tiny_run / "model", device="cpu"), read(str(long)), TuningConfig())
     with pytest.raises(DataError, match="tokens; the model reads at most 512"):
+        check(stage)
+    short = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "word"}]
+    told[1]["content"] = "word " * 30
+    late = tmp_path / "late.jsonl"  # behind the first ones
+    rows = [short] * 150 + [told] * 20
+    late.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    settings = TuningConfig(
+        pack=32, loop=TuningConfig().loop.model_copy(update={"unreadable": 0.02})
+    )
+    stage = prepare(load(tiny_run / "model", device="cpu"), read(str(late)), settings)
+    with pytest.raises(DataError, match=r"late.jsonl:1[56]\d: \d+ tokens, and a row has 32 .pack."):
         check(stage)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -133,19 +134,113 @@ def test_many_in_a_row_end_the_run(tmp_path: Path) -> None:
         train(Line(lambda loss, step: loss * float("inf")), tmp_path)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     train(Line(), tmp_path, steps=4, schedule="wsd")
+    root, before = tmp_path / "checkpoints", resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (root / "step-4" / "state.safetensors").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))  # no file may be so large
+    try:
+        with pytest.raises(ValueError, match="step-8: cannot be written: .*File too large.*stands"):
+            train(Line(), tmp_path, steps=8, schedule="wsd", loggers=[], log_every=100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [folder.name for folder in root.iterdir()] == ["step-4"]
+    assert checkpoint.latest(root) == root / "step-4"
 
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        train(Line(), tmp_path, steps=8, schedule="wsd")
-    found = checkpoint.latest(tmp_path / "checkpoints")
-    assert found is not None and found.name == "step-4"
+@dataclass
+class Payload:
+    """Who unpickles it makes a folder."""
+
+    ran: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.ran,)
+
+
+def spoilt(folder: Path, how: str, ran: Path) -> None:
+    file = folder / "state.safetensors"
+    match how:
+        case "bit":
+            data = bytearray(file.read_bytes())
+            data[-1] ^= 1
+            file.write_bytes(data)
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-1])
+        case "missing":
+            file.unlink()
+        case "foreign":
+            torch.save(Payload(str(ran)), folder / "extra.pt")
+        case "pickle":
+            torch.save(Payload(str(ran)), file)
+        case "listed":  # by whoever wrote the manifest anew
+            torch.save(Payload(str(ran)), folder / "state-2.safetensors")
+            checkpoint.write_manifest(folder)
+        case "manifest":
+            (folder / "manifest.json").write_text('{"files": {"state.safetensors": 3}}')
+        case "unlisted":
+            (folder / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ("bit", "state.safetensors: does not match its SHA-256"),
+        ("cut", "state.safetensors: does not match its SHA-256"),
+        ("missing", "state.safetensors: missing"),
+        ("foreign", "extra.pt: manifest.json does not list it; a foreign file"),
+        ("pickle", "state.safetensors: does not match its SHA-256"),
+        ("listed", "state-2.safetensors: not readable as safetensors"),
+        ("manifest", "manifest.json: not a readable manifest"),
+        ("unlisted", "no manifest.json; not a complete checkpoint"),
+    ],
+)
+def test_a_broken_checkpoint_is_named_and_passed_over(how: str, named: str, tmp_path: Path) -> None:
+    for step in (2, 4):
+        checkpoint.save(tmp_path, step, {"x": torch.full((3,), step)}, {"step": step})
+    spoilt(tmp_path / "step-4", how, tmp_path / "ran")
+    found, (broken,) = checkpoint.survey(tmp_path)
+    assert found == tmp_path / "step-2" and named in str(broken)
+    assert checkpoint.load(found)[1] == {"step": 2}
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_says_what_is_broken_and_goes_on_from_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(Line(), tmp_path, steps=4, schedule="wsd", save_every=2)
+    whole = train(Line(), tmp_path, steps=6, schedule="wsd", save_every=6, keep=9)
+    root = tmp_path / "checkpoints"
+    shutil.rmtree(root / "step-6")
+    spoilt(root / "step-4", "bit", tmp_path)
+    again = train(Line(), tmp_path, steps=6, schedule="wsd", save_every=4)
+    said = capsys.readouterr().err
+    assert "state.safetensors: does not match" in said and "going on from step-2" in said
+    assert len(said.splitlines()) == 1
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+    for folder in (root / "step-4", root / "step-6"):
+        checkpoint.trust(folder)
+
+
+def test_a_broken_checkpoint_never_outlives_a_whole_one(tmp_path: Path) -> None:
+    train(Line(), tmp_path, steps=6, schedule="wsd", save_every=3, keep=2)
+    root = tmp_path / "checkpoints"
+    spoilt(root / "step-6", "cut", tmp_path)
+    train(Line(), tmp_path, steps=5, schedule="wsd", save_every=5, keep=1)
+    assert [folder.name for folder in root.iterdir()] == ["step-5"]
+    checkpoint.trust(root / "step-5")
+
+
+def test_a_run_that_is_gone_on_with_draws_the_same_samples(tmp_path: Path) -> None:
+    train(Line(), tmp_path, steps=4, schedule="wsd")
+    with pytest.raises(ValueError, match="begun with batch_size=4, not 8: samples would be lost"):
+        train(Line(), tmp_path, steps=8, schedule="wsd", batch_size=8)
+    with pytest.raises(ValueError, match="begun with seed=0, not 3"):
+        fit(Line(), SETTINGS, tmp_path, name="line", seed=3, progress=False)
+    wide = Line()
+    wide.model = nn.ModuleDict({"first": nn.Linear(1, 5), "last": nn.Linear(5, 1)})
+    with pytest.raises(ValueError, match=r"another set of .*first.bias: \(4,\) there, \(5,"):
+        train(wide, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -101,7 +101,7 @@ def test_rows_of_whole_blocks_teach_the_same(tiny: Unified) -> None:
 
 
 def test_too_few_rows_for_a_step_are_refused(tiny: Unified) -> None:
-    with pytest.raises(ValueError, match="lower micro_batch or pack, or raise batch_size"):
+    with pytest.raises(ValueError, match="lower pack, or raise batch_size"):
         batches(tiny, 512, 2, 16)
 
 

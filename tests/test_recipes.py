@@ -17,19 +17,19 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
+    AutoConfig,
+    AutoModelForCausalLM,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
 
 from unified.checkpoint import CheckpointError
+from unified.configuration import CAUSAL_LMS
+from unified.engine import Request
 from unified.handle import Unified, load
 from unified.modeling import UnifiedForConditionalGeneration
+from unified.processing import UnifiedProcessor
+from unified.sequence import Text, Turn
 from unified.tokenizers.codec import Codec
 from unified.tokenizers.kinds import new_codec
 from unified.toybox.samples import TASKS, sample
@@ -42,24 +42,24 @@ from unified.train.recipe import ABILITY, check, read, run
 from unified.train.records import DataError
 
 WORDS = "a cat sat on the mat and the dog saw the red circle <image> again"
-LMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": False}),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True}),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16}),
+LMS: dict[str, dict[str, Any]] = dict.fromkeys(CAUSAL_LMS, {}) | {
+    "llama": {"tie_word_embeddings": False},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 16},
+    "mistral": {"sliding_window": 8},
 }
 ROWS = 300
 
 
 def language_model(folder: Path, kind: str, **saved: Any) -> Any:
     """A random causal LM of transformers' own classes, saved with a tokenizer."""
-    config, model, settings = LMS[kind]
     torch.manual_seed(0)
-    lm = model(
-        config(
-            vocab_size=ROWS, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, **settings,
-        )
+    config = AutoConfig.for_model(
+        kind, vocab_size=ROWS, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1, **LMS[kind],
     )  # fmt: skip
+    lm = AutoModelForCausalLM.from_config(config)
     torch.nn.init.normal_(lm.get_input_embeddings().weight)
     lm.save_pretrained(folder, **saved)
     words = Tokenizer(models.BPE())
@@ -113,6 +113,20 @@ def test_text_logits_are_those_of_the_language_model(
                 mean = rows[:ROWS].mean(0).expand(len(rows) - ROWS, -1)
                 assert len(rows) == vocabulary.text_head
                 torch.testing.assert_close(rows[ROWS:], mean)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "olmo2", "phi3"])
+def test_any_decoder_draws_the_same_step_by_step_and_anew(
+    kind: str, codec: Codec, tmp_path: Path
+) -> None:
+    """One whose layers see a window, one with norms behind them, one with joined projections."""
+    language_model(tmp_path, kind)
+    model, text = extended(tmp_path, codec), causal_lm(tmp_path).tokenizer()
+    engine = Unified(model, UnifiedProcessor.of(model.config, text), codec).engine
+    turn = Turn("user", (Text(tuple(text.ids(WORDS))),))
+    ids = engine.layout.flatten([turn], reply=True).ids
+    request = Request(tuple(ids), draw="only", most=30)
+    assert engine.run([request])[0].ids == engine.naive(request).ids
 
 
 def test_codes_may_be_rows_of_the_language_model(codec: Codec, tmp_path: Path) -> None:
@@ -197,7 +211,7 @@ def test_what_cannot_be_a_decoder_is_named(codec: Codec, tmp_path: Path) -> None
     other = shutil.copytree(tmp_path / "whole", tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
-    with pytest.raises(CheckpointError, match="family 'gpt2' cannot be .* llama, qwen2, qwen3 can"):
+    with pytest.raises(CheckpointError, match="family 'gpt2' cannot be .* llama, qwen2, .* can"):
         causal_lm(other)
     (other / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
     with pytest.raises(CheckpointError, match="of the tokenizer has id 2.* vocab_size is 100"):
@@ -343,7 +357,7 @@ def check_resuming(overrides: list[str], data: Path, out: Path) -> None:
         run("janus_pro", ["align"], changed, out, device="cpu", progress=False)
     silent = out / "silent.jsonl"
     silent.write_text(json.dumps({"messages": [{"role": "user", "content": "Hello"}]}) + "\n")
-    with pytest.raises(DataError, match="nothing in the first 1 records is learnt"):
+    with pytest.raises(DataError, match="silent.jsonl:1: nothing of it is learnt"):
         changed = [*overrides, f"data.captions={silent}"]
         run("janus_pro", ["align"], changed, out, device="cpu", progress=False)
 

@@ -78,7 +78,7 @@ class Batcher:
     """Cuts samples into micro-batches.
 
     Args:
-        rows: of a micro-batch.
+        rows: of a micro-batch, at most.
         pack: tokens of a row that several samples share; None for a row each.
     """
 
@@ -96,12 +96,13 @@ class Batcher:
         samples = sorted(samples, key=len)
         shared = packed([len(s) for s in samples], self.pack) if self.pack else None
         lines = [[samples[k] for k in row] for row in shared] if shared else [[s] for s in samples]
-        parts = [lines[i : i + self.rows] for i in range(0, len(lines), self.rows)]
-        if len(parts) < steps:
+        if len(lines) < steps:
             raise ValueError(
-                f"{len(samples)} samples of {steps} steps make {len(parts)} micro-batches of "
-                f"{self.rows} rows; lower micro_batch or pack, or raise batch_size"
+                f"{len(samples)} samples of {steps} steps fill {len(lines)} rows, fewer than there "
+                "are steps; lower pack, or raise batch_size"
             )
+        rows = min(self.rows, len(lines) // steps)  # a micro-batch is never more than a step
+        parts = [lines[i : i + rows] for i in range(0, len(lines), rows)]
         return [self._step(parts[k::steps]) for k in range(steps)]
 
     def _step(self, parts: list[list[list[Encoded]]]) -> list[Batch]:

@@ -107,6 +107,7 @@ class ShareGPT(Reader):
         return isinstance(values.get("conversations"), list)
 
     def records(self, sample: Sample) -> list[Record]:
+        refuse_unsupported(sample)
         turns = shared_gpt(sample.need("conversations"), "conversations")
         if sample.get("system"):
             turns.insert(0, Turn("system", sample.need("system", str)))
@@ -200,7 +201,9 @@ class Swift(Reader):
             return [Turn("assistant", sample.need("rejected_response", str))]
         if sample.get("rejected_messages") is not None:
             worse = turns_of(sample.need("rejected_messages"), "rejected_messages")
-            return worse[shared(turns, worse) :]
+            same = shared(turns, worse)
+            other = sample.get("rejected_images") is not None  # the same words, perhaps
+            return worse[min(same, prompt_length(turns)) if other else same :]
         if sample.get("rejected_images") is not None:  # the same words about other pictures
             return turns[prompt_length(turns) :]
         return None

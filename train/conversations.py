@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from unified.media.pixels import to_tensor
 from unified.sequence import Layout, Picture, Text, Turn
 from unified.tokenizers.codec import Codec
 from unified.tokenizers.text import PublishedTokenizer, TextTokenizer
-from unified.toybox.samples import Sample
+from unified.toybox.samples import Sample, sample
 from unified.toybox.scene import Scene, render
 from unified.train.batches import Encoded
+
+if TYPE_CHECKING:
+    from unified.handle import Unified
 
 POOL = 4  # steps whose samples are sorted together
 
@@ -49,6 +53,17 @@ class Conversations:
         self.user_views, self.shift, self.dropout = user_views, shift, dropout
         self.device = device
 
+    @classmethod
+    def of(cls, handle: Unified, device: str) -> Conversations:
+        """For a whole model, in the ways that fine-tuning keeps up what it knows."""
+        return cls(handle.layout, handle.processor.tokenizer, handle.codec, device=device)
+
+    def drawn(self, task: str, index: int, seed: int, number: int) -> Encoded:
+        """The `index`-th sample of a task; what is random about how it stands follows from its
+        `number` among all samples of a run."""
+        rng = random.Random(f"{seed}/sample/{number}")
+        return self.encode([sample(task, seed, index)], rng)[0]
+
     def encode(self, samples: list[Sample], rng: random.Random) -> list[Encoded]:
         """The samples as the model reads them, in their order."""
         encoded: list[Encoded] = []
@@ -60,9 +75,9 @@ class Conversations:
         scenes = [p for s in samples for t in s.turns for p in t.parts if isinstance(p, Scene)]
         codes, rebuilt = self._encode(scenes)
         encoded, index = [], 0
-        for sample in samples:
-            encoded.append(self._one(sample, codes, rebuilt, scenes, index, rng))
-            index += sum(isinstance(p, Scene) for t in sample.turns for p in t.parts)
+        for one in samples:
+            encoded.append(self._one(one, codes, rebuilt, scenes, index, rng))
+            index += sum(isinstance(p, Scene) for t in one.turns for p in t.parts)
         return encoded
 
     @torch.no_grad()

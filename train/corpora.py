@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from unified.handle import Unified
 from unified.media.picture import write_atomic
-from unified.toybox.samples import TASKS, sample
+from unified.toybox.samples import TASKS
 from unified.train import documents, finetune
 from unified.train.batches import Encoded
 from unified.train.examples import Data, open_data
@@ -181,8 +181,7 @@ class CorporaStage(SupervisedStage):
         name, own = self.mixture.pick(number)
         if name in self.corpora:
             return self.corpora[name].sample(own)
-        rng = random.Random(f"{self.seed}/sample/{number}")
-        return self.toybox.encode([sample(name, self.seed, self.first + own)], rng)[0]
+        return self.toybox.drawn(name, self.first + own, self.seed, number)
 
 
 def _whole(mix: Mapping[str, float]) -> dict[str, int]:

@@ -7,6 +7,7 @@ its processor and codec; the decoder is not needed.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from unified.media import picture
-from unified.media.picture import MediaError
+from unified.media.picture import MediaError, named
 from unified.sequence import Picture, Text, Turn
 from unified.tokenizers.text import TextTokenizer
 from unified.train.batches import Encoded
@@ -226,6 +227,10 @@ def opened(part: Part) -> Image.Image:
     if isinstance(media, bytes):
         return picture.decode(media, part.name)
     if isinstance(media, Path):
+        if not os.path.exists(media):
+            raise MediaError(
+                f"{named(media)}: no such file; check the path, or say where files lie (--media)"
+            )
         return picture.read(media)
     raise MediaError(f"{part.name}: nothing is fetched here; download it and name the file")
 

@@ -254,12 +254,17 @@ def preference(
     """A record with a better and a worse reply; nothing of the prompt is learnt.
 
     Columns rejected_images and so on hold the files of the rejected conversation, or those of its
-    reply alone; where there are none, it has those of the better one.
+    reply alone. Where there are none, they stand behind all others in the column images and so on;
+    or the rejected reply has those of the better one.
     """
     refuse_unsupported(sample)
     if not rejected:
         raise DataError("nothing is rejected that differs from what is chosen")
     files, own = files_of(sample), files_of(sample, "rejected_")
+    for kind in MEDIA:
+        first, behind = (places(turns, kind, marks) for turns in ([*prompt, *chosen], rejected))
+        if kind not in own and behind and len(files.get(kind, [])) == first + behind:
+            files[kind], own[kind] = files[kind][:first], files[kind][first:]
     better = Binder(sample, files, marks).messages([*prompt, *chosen])
     asked = [part.type for message in better[: len(prompt)] for part in message.parts]
     for kind in MEDIA:

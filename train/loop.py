@@ -82,8 +82,8 @@ def fit(
 
     Writes checkpoints to folder/checkpoints, one JSON line per logged step to folder/log.jsonl,
     TensorBoard events to folder/tensorboard and, at the end, folder/curves.png. `on_sample(step)`
-    runs every `sample_every` steps and at the end; what it returns is logged. A step whose
-    gradients are not finite changes nothing and is counted as "skipped".
+    runs every `sample_every` steps and at the end, never if that is 0; what it returns is logged. A
+    step whose gradients are not finite changes nothing and is counted as "skipped".
 
     Raises:
         ValueError: another run trains in this folder, or a setting does not fit the model or the
@@ -111,7 +111,8 @@ def fit(
         if config.recompute:
             recompute(stage.model)
         root = folder / "checkpoints"
-        first, saved = states.resume(stage.model, root, crew)
+        order = {"seed": seed, "batch_size": config.batch_size}
+        first, saved = states.resume(stage.model, root, crew, order)
         journal = held.enter_context(Journal(folder, first, crew.leads, config.loggers))
         quiet = not (progress and crew.leads)
         screen = Console(stderr=True, quiet=quiet)
@@ -151,13 +152,13 @@ def fit(
             bar.update(task, completed=done)
             stopping = crew.add_values({"asked": termination.asked})["asked"] > 0
             if done % config.save_every == 0 or last or stopping:
-                states.save(trainer, root, done, crew, device)
+                states.save(trainer, root, done, crew, device, order)
                 if crew.leads:
-                    checkpoint.rotate(root, config.keep)
+                    checkpoint.rotate(root, config.keep, done)
             if stopping and not last:
                 raise Stopped(f"{name}: stopped and saved after step {done} of {config.steps}; "
                               "the same command goes on from there")  # fmt: skip
-            if on_sample is not None and (done % config.sample_every == 0 or last):
+            if on_sample is not None and _sampled(config, done):
                 stage.model.eval()
                 on_gpu = [device] if device.startswith("cuda") else []
                 with trainer.whole(), torch.random.fork_rng(on_gpu):
@@ -200,6 +201,11 @@ def _meter(
     for line in found.lines():
         screen.print(line, highlight=False, soft_wrap=True)
     return Meter(found.flops, peak_flops(device, config.precision) if found.flops else 0.0)
+
+
+def _sampled(config: LoopConfig, done: int) -> bool:
+    every = config.sample_every
+    return every > 0 and (done % every == 0 or done == config.steps)
 
 
 def _described(name: str, row: dict[str, float]) -> str:

@@ -20,6 +20,8 @@ from unified.train.distributed import Team
 from unified.train.muon import Muon
 from unified.train.settings import LoopConfig
 
+ADAPTED = "base_model.model."  # what peft puts before the names of the model it wraps
+
 
 class Loss(Protocol):
     """What computes a micro-batch's loss with a model."""
@@ -115,13 +117,16 @@ def recompute(model: nn.Module) -> None:
 
 
 def _below(own: str, name: str) -> bool:
-    """Whether a parameter is the one of that name or in the module of that name."""
+    """Whether a parameter is the one of that name or in the module of that name; an adapter's are
+    in the module that it changes."""
+    own = own.removeprefix(ADAPTED)
     return own == name or own.startswith(f"{name}.")
 
 
 def _known(name: str, model: nn.Module) -> None:
     if not any(_below(own, name) for own, _ in model.named_parameters()):
-        known = ", ".join(child for child, _ in model.named_children())
+        parts = (own.removeprefix(ADAPTED).split(".")[0] for own, _ in model.named_parameters())
+        known = ", ".join(dict.fromkeys(parts))
         raise ValueError(f"the model has no part {name!r}; its parts are {known}")
 
 

@@ -6,7 +6,6 @@ sum over its tokens of any kind. The reference is the model without its adapter.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,6 @@ from peft import PeftModel
 
 from unified.handle import Unified
 from unified.modeling import UnifiedForConditionalGeneration
-from unified.toybox.samples import sample
 from unified.train.batches import Batch, Batcher, Encoded
 from unified.train.conversations import Conversations
 from unified.train.encoding import Encoder
@@ -67,13 +65,10 @@ class PreferenceStage:
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
         self.rows = max(2, config.micro_batch // 2 * 2)
         self.batcher = Batcher(handle.layout.vocabulary, self.rows, None, device)
-        self._cache: dict[int, tuple[Encoded, Encoded]] = {}
         kept = sum(config.toybox.values()) * config.loop.batch_size
         self.kept = -(-kept // config.weight)  # conversations of a step
         self.mixture = Mixture(config.toybox, seed) if config.toybox else None
-        self.toybox = Conversations(
-            handle.layout, handle.processor.tokenizer, handle.codec, device=device
-        )
+        self.toybox = Conversations.of(handle, device)
         self.keeper = Batcher(handle.layout.vocabulary, config.micro_batch, config.pack, device)
 
     def pair(self, index: int) -> tuple[Encoded, Encoded]:
@@ -82,9 +77,7 @@ class PreferenceStage:
         Raises:
             DataError: it has no worse one, or one that is longer than the model's context.
         """
-        if index not in self._cache:
-            self._cache[index] = self.examples.pair(index)
-        return self._cache[index]
+        return self.examples.pair(index)
 
     def record(self, index: int) -> Encoded:
         return self.pair(index)[0]
@@ -102,11 +95,10 @@ class PreferenceStage:
     def _known(self, step: int) -> list[Batch]:
         if self.mixture is None:
             return []
-        samples = []
-        for number in range(step * self.kept, (step + 1) * self.kept):
-            name, own = self.mixture.pick(number)
-            rng = random.Random(f"{self.seed}/sample/{number}")
-            samples += self.toybox.encode([sample(name, self.seed, own)], rng)
+        numbers = range(step * self.kept, (step + 1) * self.kept)
+        samples = [
+            self.toybox.drawn(*self.mixture.pick(number), self.seed, number) for number in numbers
+        ]
         return self.keeper.deal(samples, 1)[0]
 
     def loss(self, part: Pairs | Batch, step: int) -> tuple[torch.Tensor, dict[str, float]]:

@@ -21,10 +21,10 @@ from transformers import AutoConfig, AutoTokenizer, LlamaTokenizer
 
 from unified import families
 from unified.checkpoint import CheckpointError
+from unified.configuration import CAUSAL_LMS
 from unified.families.made import Prefixes, Weights, ours, published, read_json, read_weights
 from unified.tokenizers.text import PublishedTokenizer
 
-FAMILIES = ("llama", "qwen2", "qwen3")
 TOWERS = ("siglip", "siglip_vision_model")
 NAMES: Prefixes = (("model.", "decoder."), ("lm_head.", "text_head."))
 EMBEDDING, HEAD = "decoder.embed_tokens.weight", "text_head.weight"
@@ -118,10 +118,10 @@ def causal_lm(folder: Path) -> CausalLM:
                               " transformers saves it")  # fmt: skip
     read_json(folder / "config.json")
     kind = families.model_type(folder)
-    if kind not in FAMILIES:
+    if kind not in CAUSAL_LMS:
         raise CheckpointError(
             f"{folder / 'config.json'}: a model of the family {kind!r} cannot be the decoder here;"
-            f" one of {', '.join(FAMILIES)} can"
+            f" one of {', '.join(CAUSAL_LMS)} can"
         )
     config = _config(folder)
     values = {key: value for key, value in config.to_dict().items() if key not in LEFT_OUT}

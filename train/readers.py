@@ -35,7 +35,7 @@ from unified.train.sources import (
 LOOKED_AT = 32  # samples that must agree on their format
 TOKENIZED = "tokenized.json"  # in a folder of shards, which `examples` reads
 CONTAINERS = (Tar.kind, Folder.kind)  # that are formats by themselves, whatever is in them
-HUB = re.compile(r"[\w.-]+/[\w.-]+")
+HUB = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")  # owner/name, or owner/name:part of it
 LINES = (".jsonl", ".ndjson")
 TABLES = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
 
@@ -110,7 +110,8 @@ def read(
 
     Args:
         path: a file (.jsonl, .json, .csv, .parquet, .arrow, .tar), a folder of such files, of
-            pictures with captions or written by `datasets`, or the name of a dataset on the hub.
+            pictures with captions or written by `datasets`, or the name of a dataset on the hub
+            or in its local cache: owner/name, or owner/name:config where it has several.
         format: one of `formats()`; found out where it is left out.
         media: the folder that files are named relative to; by default the one of `path`, its
             subfolder images, or where the program runs.
@@ -196,9 +197,38 @@ def open_source(path: str | Path, media: Path | None = None, split: str | None =
             return _folder(place, media, split)
     except OSError as error:
         raise DataError(f"{named(path)}: cannot be read ({error.strerror})") from None
-    if HUB.fullmatch(str(path)):
-        return _table(str(path), (str(path),), {}, media, split)
+    name = HUB.fullmatch(str(path))
+    if name is not None:
+        return _hub(name[1], name[2], media, split)
     raise DataError(f"{named(path)}: no such file or folder; check the path")
+
+
+def _hub(name: str, part: str | None, media: Path | None, split: str | None) -> Source:
+    """A dataset on the hub, or where that is out of reach what was loaded or downloaded before."""
+    names = (name,) if part is None else (name, part)
+    try:
+        return _table(":".join(names), names, {}, media, split)
+    except DataError:
+        folder = _downloaded(name)
+        if folder is None:
+            raise
+        try:
+            if part is None:
+                return _folder(folder, media, split)
+            return _table(str(folder), (str(folder), part), {}, media, split)
+        except DataError as error:
+            raise DataError(str(error).replace(str(folder), name)) from None
+
+
+def _downloaded(name: str) -> Path | None:
+    """What `hf download --repo-type dataset` left of a dataset in the hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError):
+        return None
 
 
 def _file(path: Path, media: Path | None, split: str | None) -> Source:
@@ -311,6 +341,10 @@ def _table(
     except Exception as error:  # of many libraries
         what = "neither a file here nor a dataset on the hub" if not Path(path).exists() else (
             "cannot be read")  # fmt: skip
+        if "Config name is missing" in str(error):  # which ones there are stands further down
+            known = ", ".join(re.findall(r"'([\w.-]+)'", str(error).splitlines()[1])[:16])
+            raise DataError(f"{named(path)}: made of several parts; name one as {path}:PART, of "
+                            f"{known}") from None  # fmt: skip
         raise DataError(f"{named(path)}: {what} ({_first(error)})") from None
     finally:
         if shown_bars:

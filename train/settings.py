@@ -20,9 +20,9 @@ class LoopConfig(BaseModel):
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
-    warmup: int = 100
+    warmup: int = Field(default=100, ge=0)
     schedule: Literal["cosine", "wsd"] = "cosine"
-    decay: int = 0  # last steps of a wsd schedule
+    decay: int = Field(default=0, ge=0)  # last steps of a wsd schedule
     final_rate: float = 0.05  # of the peak, at the end
     optimizer: Literal["adamw", "muon"] = "adamw"
     freeze: list[str] = []  # modules or parameters that stay as they are, by name
@@ -34,10 +34,10 @@ class LoopConfig(BaseModel):
     # of the matrix products; weights and moments stay fp32. "auto": bf16 where it is native
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     workers: int = Field(default=0, ge=0)  # processes that make batches; on a GPU 0: a thread does
-    save_every: int = 250
-    log_every: int = 10
-    sample_every: int = 500
-    keep: int = 2
+    save_every: int = Field(default=250, gt=0)
+    log_every: int = Field(default=10, gt=0)
+    sample_every: int = Field(default=500, ge=0)  # 0: never
+    keep: int = Field(default=2, ge=1)  # checkpoints
     ema: float | None = Field(default=None, ge=0, lt=1)  # decay of the weights' moving average
     zero: Literal[0, 1, 2, 3] = 0  # DeepSpeed's ZeRO: what the processes share out (docs)
     offload: bool = False  # with zero: moments, and at stage 3 weights, in the host's memory

@@ -6,6 +6,7 @@ and with or without ZeRO.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ from unified import checkpoint
 from unified.train.distributed import Team
 from unified.train.optimize import trained_state
 
+Order = dict[str, int]
+
 
 class Saved(Protocol):
     """What has a state: `optimize.Replica`, `zero.Sharded`."""
@@ -23,14 +26,20 @@ class Saved(Protocol):
     def state(self) -> dict[str, torch.Tensor]: ...
 
 
-def save(trainer: Saved, root: Path, step: int, crew: Team, device: str) -> None:
-    """Write checkpoint `root/step-N`; every process its share."""
+def save(
+    trainer: Saved, root: Path, step: int, crew: Team, device: str, order: Order | None = None
+) -> None:
+    """Write checkpoint `root/step-N`; every process its share.
+
+    Args:
+        order: what decides, beside the step, which samples come next.
+    """
     rngs = crew.gather(_rng(device))
     tensors = trainer.state()
     if crew.leads:
         tensors |= {_rng_name(rank): rng for rank, rng in enumerate(rngs)}
-    checkpoint.save(root, step, _apart(tensors), {"step": step}, rank=crew.rank, of=crew.size,
-                    wait=crew.wait)  # fmt: skip
+    checkpoint.save(root, step, _apart(tensors), {"step": step, **(order or {})}, rank=crew.rank,
+                    of=crew.size, wait=crew.wait)  # fmt: skip
 
 
 def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -46,16 +55,23 @@ def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
-def resume(model: nn.Module, root: Path, crew: Team) -> tuple[int, dict[str, torch.Tensor]]:
-    """Load the newest valid checkpoint's weights into the model.
+def resume(
+    model: nn.Module, root: Path, crew: Team, order: Order | None = None
+) -> tuple[int, dict[str, torch.Tensor]]:
+    """Load the newest valid checkpoint's weights into the model; newer ones that are broken are
+    named on standard error.
 
     Returns:
         The step to go on from, and the whole state; 0 and nothing without a checkpoint.
 
     Raises:
-        ValueError: it trains another set of weights, or not every process sees it.
+        ValueError: it trains another set of weights, draws samples in another order, or not every
+            process sees it.
     """
-    found = checkpoint.latest(root) if crew.leads else None
+    found, broken = checkpoint.survey(root) if crew.leads else (None, [])
+    for error in broken:
+        instead = "from the start" if found is None else f"from {found.name}"
+        print(f"warning: {error}; going on {instead}", file=sys.stderr, flush=True)
     step = crew.told(-1 if found is None else int(found.name[5:]))
     if step < 0:
         return 0, {}
@@ -64,11 +80,21 @@ def resume(model: nn.Module, root: Path, crew: Team) -> tuple[int, dict[str, tor
         raise ValueError(f"{folder}: not seen by process {crew.rank}; the run's folder must be on "
                          "a file system that all machines share")  # fmt: skip
     tensors, state = checkpoint.load(folder, verified=True)
+    for name, value in (order or {}).items():
+        if state.get(name, value) != value:
+            raise ValueError(
+                f"{folder}: begun with {name}={state[name]}, not {value}: samples would be lost or "
+                "repeated; give this run another folder (--out)"
+            )
     weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-    differing = weights.keys() ^ trained_state(model).keys()
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    own = {name: tuple(value.shape) for name, value in trained_state(model).items()}
+    differing = {name for name in shapes | own if shapes.get(name) != own.get(name)}
     if differing:
+        name = min(differing)
+        sizes = f"{shapes.get(name, 'none')} there, {own.get(name, 'none')} here"
         raise ValueError(
-            f"{folder}: trains another set of weights than this run ({min(differing)}); give this "
+            f"{folder}: trains another set of weights than this run ({name}: {sizes}); give this "
             "one another folder (--out)"
         )
     model.load_state_dict(weights, strict=False)

@@ -12,7 +12,6 @@ import torch
 
 from unified.handle import Unified
 from unified.sequence import Picture, Turn
-from unified.toybox.samples import sample
 from unified.train.batches import Batch, Batcher, Encoded
 from unified.train.conversations import POOL, Conversations
 from unified.train.encoding import Encoder
@@ -21,8 +20,6 @@ from unified.train.mixture import Epochs, Mixture
 from unified.train.model import next_token_loss
 from unified.train.quarantine import Quarantine
 from unified.train.tuning import TuningConfig
-
-CACHED = 4096  # records that are encoded once and kept
 
 
 class SupervisedStage:
@@ -34,15 +31,12 @@ class SupervisedStage:
     ):  # fmt: skip
         self.handle, self.model, self.data, self.config = handle, model, data, config
         self.seed, self.device = seed, device
-        self.examples = Examples(data, Encoder(handle))
+        self.examples = Examples(data, Encoder(handle), config.pack)
         self.mixture = Mixture({"data": config.weight, **config.toybox}, seed)
         self.epochs = Epochs(len(data), seed)
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
-        self.toybox = Conversations(
-            handle.layout, handle.processor.tokenizer, handle.codec, device=device
-        )
+        self.toybox = Conversations.of(handle, device)
         self.batcher = Batcher(handle.layout.vocabulary, config.micro_batch, config.pack, device)
-        self._cache: dict[int, Encoded] = {}
         self._pool: tuple[int, list[list[Batch]]] = (-1, [])
 
     pool = POOL
@@ -60,10 +54,10 @@ class SupervisedStage:
 
     def sample(self, number: int) -> Encoded:
         name, own = self.mixture.pick(number)
-        rng = random.Random(f"{self.seed}/sample/{number}")
         if name != "data":
-            return self.toybox.encode([sample(name, self.seed, own)], rng)[0]
+            return self.toybox.drawn(name, own, self.seed, number)
         encoded = self.quarantine.draw(self.epochs, own, self.record)
+        rng = random.Random(f"{self.seed}/sample/{number}")
         return self._unconditional(encoded) if rng.random() < self.config.dropout else encoded
 
     def record(self, index: int) -> Encoded:
@@ -72,12 +66,7 @@ class SupervisedStage:
         Raises:
             DataError: it is longer than the model's context, or its media cannot be read.
         """
-        if index not in self._cache:
-            encoded = self.examples.reply(index)
-            if len(self._cache) < CACHED:
-                self._cache[index] = encoded
-            return encoded
-        return self._cache[index]
+        return self.examples.reply(index)
 
     def _unconditional(self, encoded: Encoded) -> Encoded:
         """The first picture that is learnt, alone; the sample as it is where there is none."""

@@ -22,7 +22,8 @@ class Lora(BaseModel):
     rank: int = Field(default=8, ge=1)
     alpha: float = 16.0
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: list[str] = list(PARTS)  # parts of the model whose linear maps get one
+    # parts of the model whose linear maps get one
+    targets: list[str] = Field(default=list(PARTS), min_length=1)
     whole: list[str] = []  # parts that are trained and kept as a whole
     dora: bool = False  # https://arxiv.org/abs/2402.09353
     rslora: bool = False  # https://arxiv.org/abs/2312.03732

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -83,6 +83,9 @@ def check(folder: Path, model: nn.Module, revision: str) -> None:
         weights = load_file(folder / WEIGHTS)
     except (ValueError, SafetensorError) as error:
         raise AdapterError(f"{folder}: not readable: {str(error).splitlines()[0]}") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise AdapterError(f"{folder / CONFIG}: an adapter of the kind {kind!r}; only LORA is read")
     made_for = config.get("revision")
     if made_for and revision and made_for != revision:
         raise AdapterError(
@@ -121,22 +124,57 @@ def _fits(
 
 
 def attach(model: nn.Module, folders: Sequence[Path], revision: str) -> PeftModel:
-    """Put adapters on a model, in place, each under its folder's name; the first is switched on.
+    """Put adapters on a model, in place, each under its name (see `names`); the first is switched
+    on.
 
     Raises:
         AdapterError: see `check`; or two of one name.
     """
-    names = [folder.name for folder in folders]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise AdapterError(f"two adapters are called {twice.pop()!r}; rename a folder")
+    called = names(folders)
     for folder in folders:
         check(folder, model, revision)
-    adapted = PeftModel.from_pretrained(model, str(folders[0]), adapter_name=names[0])
-    for folder, name in zip(folders[1:], names[1:], strict=True):
-        adapted.load_adapter(str(folder), adapter_name=name)
-    adapted.set_adapter(names[0])
+    adapted: PeftModel | None = None
+    for folder, name in zip(folders, called, strict=True):
+        try:
+            if adapted is None:
+                adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+            else:
+                adapted.load_adapter(str(folder), adapter_name=name)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:  # what peft makes of it
+            reason = " ".join(str(error).split())[:200]
+            raise AdapterError(f"{folder}: does not fit this model: {reason}") from None
+        _complete(folder, adapted, name)
+    assert adapted is not None, "at least one folder"
+    adapted.set_adapter(called[0])
     return adapted.eval()
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """What adapters are called: as their folders; where that is said of several, as every run
+    calls its own "adapter", as the folders that these are in.
+
+    Raises:
+        AdapterError: two are called alike even so.
+    """
+    places = [folder.resolve() for folder in folders]
+    own = [place.name for place in places]
+    called = [place.parent.name if own.count(place.name) > 1 else place.name for place in places]
+    called = [name.replace(".", "-") for name in called]  # names of modules have no dots
+    for name in called:
+        if called.count(name) > 1:
+            raise AdapterError(f"two adapters are called {name!r}; rename a folder")
+    return called
+
+
+def _complete(folder: Path, adapted: PeftModel, name: str) -> None:
+    """Refuse an adapter that lacks weights, which peft would draw at random, or has others."""
+    wanted = set(get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False))
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        found = set(file.keys())
+    for missing in sorted(wanted - found):
+        raise AdapterError(f"{folder / WEIGHTS}: lacks {missing}, which {CONFIG} speaks of")
+    for foreign in sorted(found - wanted):
+        raise AdapterError(f"{folder / WEIGHTS}: holds {foreign}, of which {CONFIG} says nothing")
 
 
 def use(adapted: PeftModel | None, name: str | None) -> None:

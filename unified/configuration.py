@@ -29,7 +29,12 @@ class UnifiedVisionConfig(PreTrainedConfig):
         return (self.image_size // self.patch_size // self.merge) ** 2
 
 
-DECODERS = ("llama", "qwen2", "qwen3", "chameleon")
+# causal LMs whose logits are their head's of their decoder's output, and nothing else
+CAUSAL_LMS = (
+    *("llama", "qwen2", "qwen3", "mistral", "olmo", "olmo2", "phi3", "smollm3", "stablelm"),
+    "starcoder2",
+)
+DECODERS = (*CAUSAL_LMS, "chameleon")
 ENCODERS: dict[str, type[PreTrainedConfig]] = {
     UnifiedVisionConfig.model_type: UnifiedVisionConfig,
     JanusVisionConfig.model_type: JanusVisionConfig,

@@ -290,7 +290,8 @@ class Unified:
         return self._hashes.get(self._used or "", "")
 
     def attach(self, *folders: str | Path) -> None:
-        """Put LoRA adapters on the model, each under its folder's name; the first is switched on.
+        """Put LoRA adapters on the model, each under its folder's name, or under that of the run
+        where several folders are called alike; the first is switched on.
 
         Raises:
             AdapterError: one is damaged, or was made for other weights or sizes.
@@ -304,7 +305,10 @@ class Unified:
         paths = [Path(folder) for folder in folders]
         self._adapted = adapters.attach(self.model, paths, self.revision)
         self._used = self.adapters[0]
-        self._hashes = {p.name: checkpoint.sha256(p / adapters.WEIGHTS)[:12] for p in paths}
+        self._hashes = {
+            name: checkpoint.sha256(path / adapters.WEIGHTS)[:12]
+            for name, path in zip(self.adapters, paths, strict=True)
+        }
 
     def use(self, name: str | None) -> None:
         """Switch to an attached adapter, or to the model without any.

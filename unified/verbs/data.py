@@ -35,7 +35,8 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="PATH",
-        help="A file, a folder, or the name of a dataset on the Hugging Face hub.",
+        help="A file, a folder, or a dataset of the Hugging Face hub: owner/name, or "
+        "owner/name:config.",
     ),
 ]
 Format = Annotated[
