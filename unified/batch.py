@@ -1,8 +1,8 @@
 """The running batch: requests join and leave at any step, and the others do not notice.
 
     add -> waiting -> a lane of the cache, with what is known of its prompt (unified.prefixes)
-    step: one pass over the last id of every lane and the rest of the prompts that join -> an id
-    each; a request that ends frees its lanes for those that wait
+    step: one pass over what every lane wrote last and the rest of the prompts that join -> an id
+    each, or the codes of a step; a request that ends frees its lanes for those that wait
 
 A lane is a row of the cache. A guided request has a second one while it draws: its twin, which
 sees the codes so far and before them what the layout calls unconditional. Lanes lie side by side
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from unified.cache import RowCache
-from unified.modeling import code_places
 from unified.prefixes import digests, picture_digest
 
 if TYPE_CHECKING:
@@ -126,7 +125,8 @@ class Session:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, int]]:
-        """One token of every request that has a lane, as (number, id); takes in those that wait.
+        """What every request that has a lane writes next, as (number, id): an id, or the codes of
+        a step; takes in those that wait.
 
         A request whose reply has a `reason` then has ended.
         """
@@ -140,7 +140,8 @@ class Session:
         for row in rows:
             if row.done:
                 self._end(row)
-        return [(row.number, token) for row, token in zip(rows, chosen, strict=True)]
+        pairs = zip(rows, chosen, strict=True)
+        return [(row.number, token) for row, ids in pairs for token in ids]
 
     # --- who takes part --------------------------------------------------------------------------
 
@@ -188,7 +189,7 @@ class Session:
         assert lane is not None
         self._rows.pop(row.number, None)
         self.replies.pop(row.number, None)
-        ids = (*row.request.ids, *row.reply.ids[:-1])  # the last one was never run
+        ids = (*row.request.ids, *row.reply.ids[: -row.fresh])  # the last was never run
         chain = self._chain(ids, row.request.views, row.reply.pictures[: row.reread])
         self.engine.prefixes.keep(chain, len(ids), lambda a, b: cache.read(lane.place, a, b))
         for own in (row.twin, lane):
@@ -212,12 +213,10 @@ class Session:
 
     def _places(self, ids: Sequence[int]) -> list[int]:
         """Of each code in its picture."""
-        vocabulary = self.engine.vocabulary
-        if max(ids) < vocabulary.image_start:
+        if max(ids) < self.engine.vocabulary.image_start:
             return [0] * len(ids)
-        whole = torch.tensor([ids])
-        found = code_places(whole, vocabulary.control("image"), vocabulary.image_start)[0]
-        return found.tolist()  # type: ignore[no-any-return]
+        found: list[int] = self.engine.model.places(torch.tensor([ids]))[0].tolist()
+        return found
 
     def _slots(self, runs: list[tuple[_Prompt, int]]) -> list[torch.Tensor]:
         """What stands at the slots of each prompt from a position on, (slots, D)."""
@@ -249,7 +248,7 @@ class Session:
     # --- one pass --------------------------------------------------------------------------------
 
     def _pass(self, joining: list[_Prompt]) -> torch.Tensor | None:
-        """Run the last id of every lane, and of prompts that join what is not known of them.
+        """Run what every lane wrote last, and of prompts that join what is not known of them.
 
         Returns:
             Hidden states of the last positions, (lanes, D); None where there are no lanes.
@@ -309,26 +308,31 @@ class Session:
         counts.run += run
 
     def _forward(self, running: int, runs: list[tuple[_Prompt, int]]) -> torch.Tensor:
-        """A column of the lanes that run, and prompts from a position on: hidden states of the
+        """The columns of the lanes that run, and prompts from a position on: hidden states of the
         last positions, (running + runs, D). In one pass where a `Step` knows the decoder."""
-        tokens, places, columns = [], [], []
+        tokens, places, columns, positions = [], [], [], []
         features: list[torch.Tensor] = []
+        ends, widths = [], []
         for lane in self._lanes[:running]:
             row = lane.row
-            tokens.append(row.reply.ids[-1])
-            places.append(max(0, len(row.codes) - 1))
+            tokens += row.reply.ids[-row.fresh :]
+            places += self._written(row)
             columns.append(lane.length)
+            widths.append(row.fresh)
+            positions += range(lane.length, lane.length + row.fresh)
+            ends.append(len(tokens) - 1)
             if tokens[-1] == self._slot:
                 features.append(self._feature(row))
-            lane.length += 1
+            lane.length += row.fresh
         context, step = self.engine.context, self.engine.step
-        positions = [min(column, context - 1) for column in columns]
+        positions = [min(position, context - 1) for position in positions]
         slots = self._slots(runs) if runs else []
         if step is None:
-            parts = [self._column(tokens, places, columns, positions, features)] if running else []
+            last = (tokens, places, columns, widths, positions, features)
+            parts = [self._columns(*last)] if running else []
             parts += [self._alone(*run, own) for run, own in zip(runs, slots, strict=True)]
             return torch.cat(parts)
-        blocks, ends = [], list(range(running))
+        blocks = []
         for (prompt, start), own in zip(runs, slots, strict=True):
             blocks.append((prompt.lane.place, start, len(prompt.ids)))
             tokens += prompt.ids[start:]
@@ -336,32 +340,43 @@ class Session:
             positions += range(start, len(prompt.ids))
             features += own.unbind()
             ends.append(len(tokens) - 1)
-        at = self._cache.column(columns, self._device, blocks)
+        at = self._cache.column(columns, self._device, blocks, widths)
         bias = None
         if at is not None:
-            bias = torch.where(self._seen(columns, at), self._shown, self._hidden)
+            bias = torch.where(self._seen(at), self._shown, self._hidden)
         out = step(step.embed(tokens, places, features), positions, self._cache, bias)
-        return out[ends] if runs else out
+        return out[ends] if len(ends) < len(out) else out
 
-    def _column(
+    def _written(self, row: Row) -> tuple[int, ...]:
+        """Places of what a row wrote last, if it was codes."""
+        order, done = self.engine.layout.order.order, len(row.codes)
+        return order[max(0, done - row.fresh) : done] or (0,) * row.fresh
+
+    def _columns(
         self,
         tokens: list[int],
         places: list[int],
         columns: list[int],
+        widths: list[int],
         positions: list[int],
         features: list[torch.Tensor],
     ) -> torch.Tensor:
-        """One id of each lane by the model itself, (lanes, D)."""
-        model, device = self.engine.model, self._device
-        at = self._cache.column(columns, device)
-        mask = None if at is None else self._seen(columns, at).long()
+        """What each lane wrote last by the model itself, (lanes, D)."""
+        model, device, cache = self.engine.model, self._device, self._cache
+        at = cache.column(columns, device, (), widths)
+        mask = None
+        if at is not None and at.shape[1] == 1:
+            mask = self._seen(at)[:, 0].long()
+        elif at is not None:
+            mask = torch.where(self._seen(at), self._shown, self._hidden)[:, None]
         embeds = model.embed(
-            torch.tensor(tokens, device=device)[:, None],
-            torch.tensor(places, device=device)[:, None],
+            torch.tensor([tokens], device=device),
+            torch.tensor([places], device=device),
             torch.stack(features)[:, None] if features else None,
         )
-        where = torch.tensor(positions, device=device)[:, None]
-        return model.hidden(embeds, cache=self._cache, mask=mask, positions=where)[:, -1]
+        where = cache.place.spread(torch.tensor(positions, device=device))
+        spread = cache.place.spread(embeds[0])  # (lanes, columns, D)
+        return model.hidden(spread, cache=cache, mask=mask, positions=where)[:, -1]
 
     def _alone(self, prompt: _Prompt, start: int, slots: torch.Tensor) -> torch.Tensor:
         """A prompt from a position on by the model itself, (1, D)."""
@@ -375,9 +390,9 @@ class Session:
         where = torch.arange(start, len(prompt.ids), device=device)[None]
         return model.hidden(embeds, cache=self._cache, positions=where)[:, -1]
 
-    def _seen(self, columns: list[int], at: torch.Tensor) -> torch.Tensor:
-        """(lanes, columns), whether a lane sees each."""
-        count = max(columns) + 1
+    def _seen(self, at: torch.Tensor) -> torch.Tensor:
+        """Whether each column is seen from those of the lanes, (lanes, columns of each, all)."""
+        count = self._cache.place.stop
         if count > len(self._numbered):
             self._numbered = torch.arange(2 * count, device=self._device)
-        return self._numbered[:count] <= at
+        return self._numbered[:count] <= at[..., None]

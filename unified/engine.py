@@ -14,13 +14,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from unified.batch import Lane, Session
 from unified.grammar import Grammar
-from unified.modeling import UnifiedForConditionalGeneration, code_places
+from unified.modeling import UnifiedForConditionalGeneration
 from unified.prefixes import MEMORY, Prefixes
 from unified.sampling import Sampling, choose, guidance_weight
 from unified.step import Step
@@ -91,6 +92,8 @@ class Row:
     Attributes:
         lanes: of a batch that it may take: itself and its twin.
         lane, twin: those that it has. features: of the view being read back. reread: such views.
+        fresh: ids of the reply that were chosen together, last.
+        codes: of the picture that is being drawn, in written order.
     """
 
     request: Request
@@ -103,8 +106,9 @@ class Row:
     twin: Lane | None = None
     features: torch.Tensor | None = None
     reread: int = 0
+    fresh: int = 1
     codes: list[int] = field(default_factory=list)
-    at: int | None = None  # the next of what a picture is made of, where one is being drawn
+    at: int | None = None  # the next step of a picture, where one is being drawn
     picture: list[int] = field(default_factory=list)  # ids of the one being drawn, <image> first
     done: bool = False
     others: int = 0  # ids written outside of drawn pictures
@@ -140,12 +144,10 @@ class Engine:
         self.prefixes = Prefixes(memory)
         self.aside: bool | None = None
         self._beside: ThreadPoolExecutor | None = None
-        # what stands between <image> and <image_end>: an id that is always the same, or a choice
-        self.plan: tuple[int | range, ...] = tuple(
-            self.layout.codes_at(place) if due is None else due
-            for due, place in zip(self.layout.written, self.layout.places, strict=True)
-        )
-        self._last = max(k for k, due in enumerate(self.plan) if not isinstance(due, int))
+        self.plan, self._places = self.layout.steps, self.layout.order.steps
+        chosen = [isinstance(step[0], range) for step in self.plan]
+        self._chosen = tuple(accumulate(chosen, initial=0))  # steps before each that wrote codes
+        self._last = max(k for k, codes in enumerate(chosen) if codes)
         self._bars: dict[bool, torch.Tensor] = {}
 
     def serve(self, rows: int) -> Session:
@@ -200,6 +202,9 @@ class Engine:
         grammar = Grammar(self.layout)
         for token in request.ids:
             grammar.advance(token)
+        if self.layout.pattern is not None and grammar.state == "codes":
+            raise ValueError("the ids end within a picture; it is written whole, several codes a"
+                             " step: end them before <image>")  # fmt: skip
         self._check_views(request)
         generator = torch.Generator().manual_seed(request.seed)
         guided = request.sampling.guidance_scale != 1 and may_draw
@@ -222,8 +227,8 @@ class Engine:
         """Whether a row's next choices want its twin: while codes of a picture are to come."""
         return row.guided and row.at is not None and row.at <= self._last
 
-    def choose(self, rows: list[Row], hidden: torch.Tensor) -> list[int]:
-        """The next id of every row, which takes it.
+    def choose(self, rows: list[Row], hidden: torch.Tensor) -> list[list[int]]:
+        """What every row writes next, which takes it: an id, or the codes of a step.
 
         Args:
             hidden: (lanes, D), of the rows and their twins, as their lanes lie.
@@ -239,7 +244,7 @@ class Engine:
         if codes:
             twins = [k for k in codes if rows[k].twin is not None]
             lanes = [rows[k].lane for k in codes] + [rows[k].twin for k in twins]
-            given = self.model.image_logits(_of(hidden, lanes)).float()  # weights are read once
+            given = self._code_logits([rows[k] for k in (*codes, *twins)], _of(hidden, lanes))
             for k, found in zip(codes, given, strict=False):
                 logits[k] = found
             for k, without in zip(twins, given[len(codes) :], strict=True):
@@ -254,35 +259,49 @@ class Engine:
         """Which head chooses a row's next id, None where it is forced. See `Grammar.head`."""
         if row.at is None:
             return row.grammar.head
-        return None if isinstance(self.plan[row.at], int) else "image"
+        return "image" if isinstance(self.plan[row.at][0], range) else None
+
+    def _code_logits(self, rows: list[Row], hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Of each row, for the codes of its next step, (codes, V); hidden: (rows, D)."""
+        if self.layout.pattern is None:
+            return self.model.image_logits(hidden).float().split(1)
+        steps = [self._places[row.at or 0] for row in rows]
+        counts = [len(step) for step in steps]
+        each, places = (torch.tensor(table, device=hidden.device)
+                        for table in (counts, [k for step in steps for k in step]))  # fmt: skip
+        hidden = self.model.aimed(hidden.repeat_interleave(each, 0), places)
+        return self.model.image_logits(hidden).float().split(counts)  # weights are read once
 
     def _weight(self, row: Row) -> float:
-        """Of guidance, for the next code."""
-        sampling, length = row.request.sampling, self.layout.image_length
-        return guidance_weight(sampling.guidance_scale, sampling.schedule, len(row.codes), length)
+        """Of guidance, for the codes of the next step."""
+        sampling, steps = row.request.sampling, self._chosen[-1]
+        done = self._chosen[row.at or 0]
+        return guidance_weight(sampling.guidance_scale, sampling.schedule, done, steps)
 
-    def _next(self, row: Row, head: str | None, logits: torch.Tensor | None) -> int:
-        """The id that a row writes next."""
-        vocabulary, sampling, request = self.vocabulary, row.request.sampling, row.request
-        if row.at is not None:
-            allowed = self.plan[row.at]
-        elif head == "image":
-            (allowed,) = row.grammar.choices()
-        else:
-            allowed = row.grammar.forced if head is None else range(0)
-        if isinstance(allowed, int):
-            return allowed
+    def _next(self, row: Row, head: str | None, logits: torch.Tensor | None) -> list[int]:
+        """What a row writes next. The codes of a step take their noise in written order."""
+        if head is None:
+            due = (row.grammar.forced,) if row.at is None else self.plan[row.at]
+            return [token for token in due if isinstance(token, int)]
         assert logits is not None
         if head == "image":
-            start = vocabulary.image_start
-            return allowed.start + choose(
-                logits[allowed.start - start : allowed.stop - start],
-                row.generator,
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                min_p=sampling.min_p,
-            )
+            books = row.grammar.choices() if row.at is None else self.plan[row.at]
+            return [self._code(row, own, book) for own, book in zip(logits, books, strict=True)]  # type: ignore[arg-type]
+        return [self._word(row, logits)]
+
+    def _code(self, row: Row, logits: torch.Tensor, allowed: range) -> int:
+        sampling, start = row.request.sampling, self.vocabulary.image_start
+        return allowed.start + choose(
+            logits[allowed.start - start : allowed.stop - start],
+            row.generator,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+        )
+
+    def _word(self, row: Row, logits: torch.Tensor) -> int:
+        vocabulary, sampling, request = self.vocabulary, row.request.sampling, row.request
         room = min(request.most, self.context - len(request.ids)) - len(row.reply.ids)
         block = self.layout.drawn_length + 1
         end, image = vocabulary.control("end"), vocabulary.control("image")
@@ -305,27 +324,28 @@ class Engine:
             self._bars[draw] = known
         return known
 
-    def _advance(self, row: Row, token: int) -> None:
-        vocabulary = self.vocabulary
-        row.reply.ids.append(token)
+    def _advance(self, row: Row, ids: list[int]) -> None:
+        vocabulary, start = self.vocabulary, self.vocabulary.image_start
+        row.reply.ids += ids
+        row.fresh = len(ids)
         if row.at is not None:  # inside a picture nothing is left to the grammar
             row.at += 1
-            row.picture.append(token)
-            if token >= vocabulary.image_start:
-                row.codes.append(token - vocabulary.image_start)
+            row.picture += ids
+            row.codes += [token - start for token in ids if token >= start]
             if row.at == len(self.plan):
                 row.at, row.grammar.state, row.grammar.left = None, "image_end", 0
             return
+        (token,) = ids
         row.grammar.advance(token)
         row.others += not row.drawing
         if row.drawing:
             row.picture.append(token)
         else:
             row.picture.clear()
-        if row.grammar.state == "codes" and row.grammar.left == len(self.plan):
+        if row.grammar.state == "codes" and row.grammar.left == len(self.layout.written):
             row.at = 0
-        if token >= vocabulary.image_start:
-            row.codes.append(token - vocabulary.image_start)
+        if token >= start:
+            row.codes.append(token - start)
         elif row.grammar.state == "after_codes":
             row.reply.pictures.append(self._pixels(row.codes))
             row.codes = []
@@ -336,8 +356,9 @@ class Engine:
             room = min(row.request.most, self.context - len(row.request.ids))
             row.reply.reason = "length" if len(row.reply.ids) >= room else "end"
 
-    def _pixels(self, codes: list[int]) -> torch.Tensor | Future[torch.Tensor]:
-        """The picture (C, H, W) of its codes, at once or by the thread beside."""
+    def _pixels(self, written: list[int]) -> torch.Tensor | Future[torch.Tensor]:
+        """The picture (C, H, W) of its codes as written, at once or by the thread beside."""
+        codes = self.layout.order.read(written)
 
         def work() -> torch.Tensor:
             with torch.inference_mode():  # which holds for a thread
@@ -360,7 +381,7 @@ class Engine:
             if row.twin is not None:
                 before = [*self.twin_prompt(row), *row.picture]
                 hidden = torch.cat([hidden, self._whole(before, None)])
-            ids += self.choose([row], hidden)
+            ids += self.choose([row], hidden)[0]
         return row.reply
 
     def twin_prompt(self, row: Row) -> list[int]:
@@ -387,8 +408,8 @@ class Engine:
             features = self.model.features(torch.cat([p.to(device) for p in parts]))
             if reread:  # a view half written has fewer slots
                 features = features.flatten(0, 1)[:open_views][None]
-        places = code_places(tensor, self.vocabulary.control("image"), self.vocabulary.image_start)
-        return self.model.hidden(self.model.embed(tensor, places, features))[:, -1]
+        embeds = self.model.embed(tensor, self.model.places(tensor), features)
+        return self.model.hidden(embeds)[:, -1]
 
 
 def _of(hidden: torch.Tensor, lanes: list[Lane | None]) -> torch.Tensor:
