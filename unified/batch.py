@@ -310,9 +310,10 @@ class Session:
     def _forward(self, running: int, runs: list[tuple[_Prompt, int]]) -> torch.Tensor:
         """The columns of the lanes that run, and prompts from a position on: hidden states of the
         last positions, (running + runs, D). In one pass where a `Step` knows the decoder."""
-        tokens, places, columns, positions = [], [], [], []
+        tokens, columns, widths, ends = [], [], [], []
+        places: list[int] = []
+        positions: list[int] = []
         features: list[torch.Tensor] = []
-        ends, widths = [], []
         for lane in self._lanes[:running]:
             row = lane.row
             tokens += row.reply.ids[-row.fresh :]

@@ -234,7 +234,7 @@ class Engine:
             hidden: (lanes, D), of the rows and their twins, as their lanes lie.
         """
         heads = [self._head(row) for row in rows]
-        logits: list[torch.Tensor | None] = [None] * len(rows)
+        logits: dict[int, torch.Tensor] = {}
         texts = [k for k, head in enumerate(heads) if head == "text"]
         codes = [k for k, head in enumerate(heads) if head == "image"]
         if texts:  # a head runs only for the rows in which it is live
@@ -245,13 +245,12 @@ class Engine:
             twins = [k for k in codes if rows[k].twin is not None]
             lanes = [rows[k].lane for k in codes] + [rows[k].twin for k in twins]
             given = self._code_logits([rows[k] for k in (*codes, *twins)], _of(hidden, lanes))
-            for k, found in zip(codes, given, strict=False):
-                logits[k] = found
+            logits.update(zip(codes, given, strict=False))
             for k, without in zip(twins, given[len(codes) :], strict=True):
                 logits[k] = without + self._weight(rows[k]) * (logits[k] - without)
         chosen = []
-        for row, head, found in zip(rows, heads, logits, strict=True):
-            chosen.append(self._next(row, head, found))
+        for k, (row, head) in enumerate(zip(rows, heads, strict=True)):
+            chosen.append(self._next(row, head, logits.get(k)))
             self._advance(row, chosen[-1])
         return chosen
 
