@@ -135,13 +135,14 @@ def reordered(handle: Unified, slope: int = 2) -> Unified:
     image.pattern, image.slope, image.grid = "wavefront", slope, handle.codec.spec.grid
     model = UnifiedForConditionalGeneration(config)
     model.load_state_dict(handle.model.state_dict(), strict=False)
-    assert model.code_aim is not None and not model.code_aim.weight.any()
+    assert not any(weight.any() for weight in model.code_aim.parameters())
     return finished(model, handle.processor.tokenizer, handle.codec)
 
 
 def finished(model: UnifiedForConditionalGeneration, text: Any, codec: Codec) -> Unified:
     torch.manual_seed(1)
-    torch.nn.init.normal_(model.code_aim.weight, std=0.5)  # type: ignore[union-attr]
+    for weight in model.code_aim.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
     return Unified(model, UnifiedProcessor.of(model.config, text), codec)
 
 
@@ -279,18 +280,18 @@ def test_what_training_predicts_by_is_what_decoding_chose_by(handle: Unified) ->
     vocabulary, layout, model = handle.layout.vocabulary, handle.layout, handle.model
     row = torch.tensor([ids])
     hidden, start = model(row).hidden[0], ids.index(vocabulary.control("image"))
-    place, nll = 0, []
+    embeds, shift = model.embed(row, model.places(row))[0], vocabulary.image_start
+    nll: list[torch.Tensor] = []
     for step, books in zip(layout.order.steps, layout.steps, strict=True):
-        state = hidden[start + place].expand(len(step), -1)
-        logits = model.image_logits(model.aimed(state, torch.tensor(step)))
-        for own, book in zip(logits, books, strict=True):
-            place += 1
-            code = ids[start + place]
+        state, beside = hidden[start + len(nll)], torch.zeros_like(hidden[:1])
+        for place, book in zip(step, books, strict=True):
+            own = model.image_logits(model.code_aim(state[None], torch.tensor([place]), beside))
+            at = start + 1 + len(nll)
             assert isinstance(book, range)
-            shift = vocabulary.image_start
-            inside = own[book.start - shift : book.stop - shift]
-            assert book.start + int(inside.argmax()) == code
-            nll.append(F.cross_entropy(own, torch.tensor(code - shift)))
+            inside = own[0, book.start - shift : book.stop - shift]
+            assert book.start + int(inside.argmax()) == ids[at]
+            nll.append(F.cross_entropy(own[0], torch.tensor(ids[at] - shift)))
+            beside = beside + embeds[at]
     labels = torch.full_like(row, IGNORE)
     end = start + layout.image_length
     labels[0, start:end] = row[0, start + 1 : end + 1]
@@ -310,7 +311,9 @@ def test_weights_of_raster_order_begin_as_they_are(tiny: Unified, tmp_path: Path
         for one, two in zip(*(m.target_losses(part.ids, part.views, part.labels)
                               for m in (tiny.model, model)), strict=True):  # fmt: skip
             torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
-    assert tiny.model.code_aim is None and "code_aim.weight" not in tiny.model.state_dict()
+    assert tiny.model.code_aim is None and not any(
+        "aim" in name for name in tiny.model.state_dict()
+    )
 
 
 # Training
@@ -405,7 +408,9 @@ def test_a_stage_changes_over_from_raster(tiny_run: Path, tmp_path: Path) -> Non
     sets = ["scale=tiny", "scale=wavefront", f"wavefront.loop={SHORT}", "wavefront.micro_batch=4"]
     folder = run("toybox", ["wavefront"], sets, tmp_path, device="cpu", progress=False)
     made = load(folder, device="cpu")
-    assert len(made.layout.steps) == 12 and made.model.code_aim.weight.any()  # type: ignore[union-attr]
+    assert len(made.layout.steps) == 12 and all(
+        weight.any() for weight in made.model.code_aim.parameters()
+    )
     assert len(made.generate("a cat", seed=1)) == 1
     before = UnifiedForConditionalGeneration.from_pretrained(tiny_run / "polish" / "model")
     assert before.config.layout.pattern is None

@@ -3,9 +3,9 @@
 Requests are served together (`unified.batch`), each in its own grammar state. A guided request has
 a twin that sees the codes so far, and before them what the layout calls unconditional: nothing but
 `<bos> <assistant> <image>`, or the row itself in pads, without what it drew before. Each request
-draws from its own generator, so its tokens do not depend on its neighbours, save where two choices
-are equal to the last digits: products of several rows are not rounded like those of one. `naive`
-is the same without cache or batch, for the tests.
+draws from its own generator, a noise for each choice in the order of its ids, so its tokens do not
+depend on its neighbours, save where two choices are equal to the last digits: products of several
+rows are not rounded like those of one. `naive` is the same without cache or batch, for the tests.
 """
 
 from __future__ import annotations
@@ -236,21 +236,18 @@ class Engine:
         heads = [self._head(row) for row in rows]
         logits: dict[int, torch.Tensor] = {}
         texts = [k for k, head in enumerate(heads) if head == "text"]
-        codes = [k for k, head in enumerate(heads) if head == "image"]
+        codes = [row for row, head in zip(rows, heads, strict=True) if head == "image"]
         if texts:  # a head runs only for the rows in which it is live
             lanes = [rows[k].lane for k in texts]
             for k, found in zip(texts, self.model.text_logits(_of(hidden, lanes)), strict=True):
                 logits[k] = found.float()
-        if codes:
-            twins = [k for k in codes if rows[k].twin is not None]
-            lanes = [rows[k].lane for k in codes] + [rows[k].twin for k in twins]
-            given = self._code_logits([rows[k] for k in (*codes, *twins)], _of(hidden, lanes))
-            logits.update(zip(codes, given, strict=False))
-            for k, without in zip(twins, given[len(codes) :], strict=True):
-                logits[k] = without + self._weight(rows[k]) * (logits[k] - without)
+        drawn = iter(self._drawn(codes, hidden) if codes else ())
         chosen = []
         for k, (row, head) in enumerate(zip(rows, heads, strict=True)):
-            chosen.append(self._next(row, head, logits.get(k)))
+            if head == "image":
+                chosen.append(next(drawn))
+            else:
+                chosen.append([self._forced(row) if head is None else self._word(row, logits[k])])
             self._advance(row, chosen[-1])
         return chosen
 
@@ -260,33 +257,47 @@ class Engine:
             return row.grammar.head
         return "image" if isinstance(self.plan[row.at][0], range) else None
 
-    def _code_logits(self, rows: list[Row], hidden: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Of each row, for the codes of its next step, (codes, V); hidden: (rows, D)."""
-        if self.layout.pattern is None:
-            return self.model.image_logits(hidden).float().split(1)
-        steps = [self._places[row.at or 0] for row in rows]
-        counts = [len(step) for step in steps]
-        each, places = (torch.tensor(table, device=hidden.device)
-                        for table in (counts, [k for step in steps for k in step]))  # fmt: skip
-        hidden = self.model.aimed(hidden.repeat_interleave(each, 0), places)
-        return self.model.image_logits(hidden).float().split(counts)  # weights are read once
-
     def _weight(self, row: Row) -> float:
         """Of guidance, for the codes of the next step."""
         sampling, steps = row.request.sampling, self._chosen[-1]
         done = self._chosen[row.at or 0]
         return guidance_weight(sampling.guidance_scale, sampling.schedule, done, steps)
 
-    def _next(self, row: Row, head: str | None, logits: torch.Tensor | None) -> list[int]:
-        """What a row writes next. The codes of a step take their noise in written order."""
-        if head is None:
-            due = (row.grammar.forced,) if row.at is None else self.plan[row.at]
-            return [token for token in due if isinstance(token, int)]
-        assert logits is not None
-        if head == "image":
-            books = row.grammar.choices() if row.at is None else self.plan[row.at]
-            return [self._code(row, own, book) for own, book in zip(logits, books, strict=True)]  # type: ignore[arg-type]
-        return [self._word(row, logits)]
+    def _drawn(self, rows: list[Row], hidden: torch.Tensor) -> list[list[int]]:
+        """The codes of every row's next step, chosen one after the other: each takes the next noise
+        of its request. hidden: as for `choose`."""
+        steps = [row.grammar.choices() if row.at is None else self.plan[row.at] for row in rows]
+        out: list[list[int]] = [[] for _ in rows]
+        aim, widest = self.model.code_aim, max(map(len, steps))
+        beside = hidden.new_zeros(len(rows), hidden.shape[1])  # of the codes chosen in this step
+        for n in range(widest):
+            live = [k for k, step in enumerate(steps) if n < len(step)]
+            twins = [k for k in live if rows[k].twin is not None]
+            lanes = [rows[k].lane for k in live] + [rows[k].twin for k in twins]
+            states, both = _of(hidden, lanes), [*live, *twins]
+            if aim is not None:
+                places = [self._places[rows[k].at or 0][n] for k in both]
+                at = torch.tensor(places, device=hidden.device)
+                states = aim(states, at, beside[both])
+            logits = self.model.image_logits(states).float()  # weights are read once
+            own = dict(zip(live, logits, strict=False))
+            for k, without in zip(twins, logits[len(live) :], strict=True):
+                own[k] = without + self._weight(rows[k]) * (own[k] - without)
+            for k in live:
+                out[k].append(self._code(rows[k], own[k], steps[k][n]))  # type: ignore[arg-type]
+            if aim is not None and n + 1 < widest:
+                codes = torch.tensor([out[k][n] for k in live], device=hidden.device)
+                codes -= self.vocabulary.image_start
+                beside[live] += self.model.code_inputs(codes, at[: len(live)])
+        return out
+
+    def _forced(self, row: Row) -> int:
+        """The id that a row must write."""
+        if row.at is None:
+            return row.grammar.forced
+        (due,) = self.plan[row.at]
+        assert isinstance(due, int)
+        return due
 
     def _code(self, row: Row, logits: torch.Tensor, allowed: range) -> int:
         sampling, start = row.request.sampling, self.vocabulary.image_start

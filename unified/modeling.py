@@ -5,8 +5,8 @@
     pictures -----------> understanding encoder, aligner -/
 
 Codes that are written in one step (`unified.pattern`) are all predicted from the last position
-before the step, each by the image head with an embedding of its own place added (aim): what the
-plain causal pass gives there is all that decoding has when it chooses them.
+before the step, which the image head is aimed at each with: by the place of the code, and by those
+of the step that are chosen already (`Aim`). That is all that decoding has when it chooses them.
 
 Of a published model some parts may be absent: the encoder, and what codes have beside the decoder's
 own embedding and head (`UnifiedImageConfig.shared`).
@@ -87,9 +87,24 @@ def _encoder(vision: Any, out: int) -> nn.Module:
     )
 
 
-class Aims(nn.Embedding):
-    """What the image head is told of the place of a code that it shall predict; at first nothing,
-    so that weights of raster order begin as they are."""
+class Aim(nn.Module):
+    """What the image head is told of a code that shares its step with others: its place, and what
+    is beside it, the codes of the step before it. The decoder runs once a step; this is all that
+    keeps two codes of a step from both beginning one thing.
+
+    Nothing is told at first, so that weights of raster order begin as they are.
+    """
+
+    def __init__(self, places: int, width: int):
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(places, width))
+        self.beside = nn.Parameter(torch.zeros(width, width))
+
+    def forward(
+        self, hidden: torch.Tensor, places: torch.Tensor, beside: torch.Tensor
+    ) -> torch.Tensor:
+        """hidden, beside (sums of the decoder's inputs): (N, D). places: (N,) -> (N, D)."""
+        return hidden + self.place[places] + F.linear(beside, self.beside)
 
 
 @dataclass
@@ -132,7 +147,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         self.code_aligner = MLP(image.embedding_size, width, width) if own else None
         self.code_place = nn.Embedding(image.length, width) if places else None
         self.pattern = config.layout.pattern
-        self.code_aim = Aims(image.length, width) if self.pattern is not None else None
+        self.code_aim = Aim(image.length, width) if self.pattern is not None else None
         if self.pattern is not None and self._slides:
             raise ValueError("this decoder sees a window alone: pattern raster")
         self.text_head = nn.Linear(width, config.vocabulary.text_head, bias=False)
@@ -143,8 +158,9 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, UnderstandingEncoder):
             nn.init.normal_(module.position, std=0.02)
-        elif isinstance(module, Aims):
-            nn.init.zeros_(module.weight)
+        elif isinstance(module, Aim):
+            nn.init.zeros_(module.place)
+            nn.init.zeros_(module.beside)
         elif isinstance(module, UnifiedForConditionalGeneration):
             if module.code_embedding is None:
                 return
@@ -177,9 +193,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         is_code = ids >= vocabulary.image_start
         x = self.get_input_embeddings()(ids.masked_fill(is_code, 0))
         if is_code.any():
-            codes = self._codes(ids[is_code] - vocabulary.image_start)
-            if self.code_place is not None:
-                codes = codes + self.code_place(places[is_code])
+            codes = self.code_inputs(ids[is_code] - vocabulary.image_start, places[is_code])
             x = x.masked_scatter(is_code[..., None], codes.to(x.dtype))
         is_slot = ids == vocabulary.controls.get("slot", -1)
         slots = int(is_slot.sum())
@@ -199,8 +213,13 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             return written
         return torch.tensor(self.pattern.order, device=ids.device)[written]
 
+    def code_inputs(self, codes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Codes (N,) at places (N,) as the decoder's inputs, (N, D)."""
+        x = self._codes(codes)
+        return x if self.code_place is None else x + self.code_place(places)
+
     def _codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (N,) as the decoder's inputs, (N, D)."""
+        """Codes (N,) as the decoder's inputs wherever they stand, (N, D)."""
         if self.code_embedding is None or self.code_aligner is None:
             own: torch.Tensor = self.get_input_embeddings()(codes + self.config.image_config.shared)
             return own
@@ -217,16 +236,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             logits = logits.masked_fill(barred, torch.finfo(logits.dtype).min)
         return logits
 
-    def aimed(self, hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Hidden states (..., D) as the image head takes them for the codes that come at some
-        places (...) of the codec's order: one state may stand for several codes of a step."""
-        if self.code_aim is None:
-            return hidden
-        aimed: torch.Tensor = hidden + self.code_aim(places)
-        return aimed
-
     def image_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., D), `aimed` -> (..., codes)."""
+        """(..., D), aimed where there is a pattern -> (..., codes)."""
         if self.image_head is not None:
             own: torch.Tensor = self.image_head(hidden)
             return own
@@ -286,7 +297,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
                 which sees nothing of the one before it (packing).
         """
         if labels is None:
-            hidden = self._pass(input_ids, pixel_values, attention_mask, position_ids)
+            embeds = self._inputs(input_ids, pixel_values)
+            hidden = self.hidden(embeds, mask=attention_mask, positions=position_ids)
             return UnifiedOutput(hidden=hidden)
         text, image = self.target_losses(
             input_ids, pixel_values, labels, attention_mask, position_ids
@@ -296,16 +308,9 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             loss=(text.sum() + image.sum()) / count, text_loss=_mean(text), image_loss=_mean(image)
         )
 
-    def _pass(
-        self,
-        ids: torch.Tensor,
-        pixels: torch.Tensor | None,
-        mask: torch.Tensor | None,
-        positions: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def _inputs(self, ids: torch.Tensor, pixels: torch.Tensor | None) -> torch.Tensor:
         features = None if pixels is None else self.features(pixels)
-        embeds = self.embed(ids, self.places(ids), features)
-        return self.hidden(embeds, mask=mask, positions=positions)
+        return self.embed(ids, self.places(ids), features)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pictures (N, C, H, W) -> features of their views, (N, slots, D).
@@ -330,27 +335,34 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
 
         A head runs only at the positions that have a target of its kind.
         """
-        hidden = self._pass(ids, pixels, mask, positions)
+        embeds = self._inputs(ids, pixels)
+        hidden = self.hidden(embeds, mask=mask, positions=positions)
         start = self.config.vocabulary.image_start
         is_code = labels >= start
         is_text = (labels >= 0) & ~is_code
         sizes = self.config.vocabulary.text_head, self.config.image_config.codebook_size
         text = self._losses(self.text_logits, hidden[is_text], labels[is_text], sizes[0])
-        codes, before = labels[is_code] - start, self._before(hidden, ids, is_code)
+        codes, before = labels[is_code] - start, self._before(hidden, embeds, ids, is_code)
         return text, self._losses(self.image_logits, before, codes, sizes[1])
 
     def _before(
-        self, hidden: torch.Tensor, ids: torch.Tensor, is_code: torch.Tensor
+        self, hidden: torch.Tensor, embeds: torch.Tensor, ids: torch.Tensor, is_code: torch.Tensor
     ) -> torch.Tensor:
-        """What codes are predicted from, (codes, D): the last position before the step of each.
-        is_code: (B, S), whether a position's next id is a code that is a target."""
-        if self.pattern is None:
+        """What codes are predicted from, (codes, D): the last position before the step of each,
+        aimed. is_code: (B, S), whether a position's next id is a code that is a target."""
+        if self.pattern is None or self.code_aim is None:
             return hidden[is_code]
         order, lags = (torch.tensor(table, device=ids.device)
                        for table in (self.pattern.order, self.pattern.lags))  # fmt: skip
         written = _since(ids, self.config.vocabulary.control("image"))[is_code]
         rows, last = is_code.nonzero(as_tuple=True)
-        return self.aimed(hidden[rows, last - lags[written]], order[written])
+        lag = lags[written]
+        beside = torch.zeros_like(hidden[is_code])
+        for k in range(max(self.pattern.lags)):  # the code that is k before the last one
+            own = embeds[rows, (last - k).clamp_min(0)]
+            beside = beside + own * (k < lag)[:, None]
+        aimed: torch.Tensor = self.code_aim(hidden[rows, last - lag], order[written], beside)
+        return aimed
 
     def _losses(
         self, head: Head, hidden: torch.Tensor, targets: torch.Tensor, size: int
