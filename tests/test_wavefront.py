@@ -280,18 +280,18 @@ def test_what_training_predicts_by_is_what_decoding_chose_by(handle: Unified) ->
     vocabulary, layout, model = handle.layout.vocabulary, handle.layout, handle.model
     row = torch.tensor([ids])
     hidden, start = model(row).hidden[0], ids.index(vocabulary.control("image"))
-    embeds, shift = model.embed(row, model.places(row))[0], vocabulary.image_start
+    shift = vocabulary.image_start
     nll: list[torch.Tensor] = []
     for step, books in zip(layout.order.steps, layout.steps, strict=True):
-        state, beside = hidden[start + len(nll)], torch.zeros_like(hidden[:1])
+        state, before = hidden[start + len(nll)][None], row[:, :0]
         for place, book in zip(step, books, strict=True):
-            own = model.image_logits(model.code_aim(state[None], torch.tensor([place]), beside))
+            own = model.image_logits(model.code_aim(state, torch.tensor([place]), before))
             at = start + 1 + len(nll)
             assert isinstance(book, range)
             inside = own[0, book.start - shift : book.stop - shift]
             assert book.start + int(inside.argmax()) == ids[at]
             nll.append(F.cross_entropy(own[0], torch.tensor(ids[at] - shift)))
-            beside = beside + embeds[at]
+            before = torch.cat([before, row[:, at : at + 1] - shift], 1)
     labels = torch.full_like(row, IGNORE)
     end = start + layout.image_length
     labels[0, start:end] = row[0, start + 1 : end + 1]

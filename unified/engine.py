@@ -268,27 +268,22 @@ class Engine:
         of its request. hidden: as for `choose`."""
         steps = [row.grammar.choices() if row.at is None else self.plan[row.at] for row in rows]
         out: list[list[int]] = [[] for _ in rows]
-        aim, widest = self.model.code_aim, max(map(len, steps))
-        beside = hidden.new_zeros(len(rows), hidden.shape[1])  # of the codes chosen in this step
-        for n in range(widest):
+        start = self.vocabulary.image_start
+        for n in range(max(map(len, steps))):
             live = [k for k, step in enumerate(steps) if n < len(step)]
             twins = [k for k in live if rows[k].twin is not None]
             lanes = [rows[k].lane for k in live] + [rows[k].twin for k in twins]
-            states, both = _of(hidden, lanes), [*live, *twins]
-            if aim is not None:
-                places = [self._places[rows[k].at or 0][n] for k in both]
-                at = torch.tensor(places, device=hidden.device)
-                states = aim(states, at, beside[both])
+            states = _of(hidden, lanes)
+            if self.model.code_aim is not None:
+                told = [(self._places[rows[k].at or 0][n], *out[k]) for k in (*live, *twins)]
+                aim = torch.tensor(told, device=hidden.device)
+                states = self.model.code_aim(states, aim[:, 0], aim[:, 1:] - start)
             logits = self.model.image_logits(states).float()  # weights are read once
             own = dict(zip(live, logits, strict=False))
             for k, without in zip(twins, logits[len(live) :], strict=True):
                 own[k] = without + self._weight(rows[k]) * (own[k] - without)
             for k in live:
                 out[k].append(self._code(rows[k], own[k], steps[k][n]))  # type: ignore[arg-type]
-            if aim is not None and n + 1 < widest:
-                codes = torch.tensor([out[k][n] for k in live], device=hidden.device)
-                codes -= self.vocabulary.image_start
-                beside[live] += self.model.code_inputs(codes, at[: len(live)])
         return out
 
     def _forced(self, row: Row) -> int:

@@ -5,7 +5,7 @@
     pictures -----------> understanding encoder, aligner -/
 
 Codes that are written in one step (`unified.pattern`) are all predicted from the last position
-before the step, which the image head is aimed at each with: by the place of the code, and by those
+before the step, from which the image head is aimed at each: by the place of the code, and by those
 of the step that are chosen already (`Aim`). That is all that decoding has when it chooses them.
 
 Of a published model some parts may be absent: the encoder, and what codes have beside the decoder's
@@ -88,23 +88,28 @@ def _encoder(vision: Any, out: int) -> nn.Module:
 
 
 class Aim(nn.Module):
-    """What the image head is told of a code that shares its step with others: its place, and what
-    is beside it, the codes of the step before it. The decoder runs once a step; this is all that
-    keeps two codes of a step from both beginning one thing.
+    """What the image head is told of a code that shares its step with others: its place, and the
+    codes of the step before it. The decoder runs once a step; this is all that keeps two codes of a
+    step from both beginning one thing.
 
     Nothing is told at first, so that weights of raster order begin as they are.
     """
 
-    def __init__(self, places: int, width: int):
+    def __init__(self, places: int, codes: int, width: int):
         super().__init__()
+        self.nothing = codes  # stands where no code does
         self.place = nn.Parameter(torch.zeros(places, width))
-        self.beside = nn.Parameter(torch.zeros(width, width))
+        self.beside = nn.Parameter(torch.zeros(codes + 1, width))
 
     def forward(
-        self, hidden: torch.Tensor, places: torch.Tensor, beside: torch.Tensor
+        self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor
     ) -> torch.Tensor:
-        """hidden, beside (sums of the decoder's inputs): (N, D). places: (N,) -> (N, D)."""
-        return hidden + self.place[places] + F.linear(beside, self.beside)
+        """hidden (N, D), places (N,), before (N, n), the codes of the step before each or
+        `nothing` -> (N, D)."""
+        aimed = hidden + self.place[places]
+        if not before.shape[1]:
+            return aimed
+        return aimed + F.embedding_bag(before, self.beside, mode="sum", padding_idx=self.nothing)
 
 
 @dataclass
@@ -147,7 +152,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         self.code_aligner = MLP(image.embedding_size, width, width) if own else None
         self.code_place = nn.Embedding(image.length, width) if places else None
         self.pattern = config.layout.pattern
-        self.code_aim = Aim(image.length, width) if self.pattern is not None else None
+        sizes = image.length, image.codebook_size, width
+        self.code_aim = Aim(*sizes) if self.pattern is not None else None
         if self.pattern is not None and self._slides:
             raise ValueError("this decoder sees a window alone: pattern raster")
         self.text_head = nn.Linear(width, config.vocabulary.text_head, bias=False)
@@ -193,7 +199,9 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         is_code = ids >= vocabulary.image_start
         x = self.get_input_embeddings()(ids.masked_fill(is_code, 0))
         if is_code.any():
-            codes = self.code_inputs(ids[is_code] - vocabulary.image_start, places[is_code])
+            codes = self._codes(ids[is_code] - vocabulary.image_start)
+            if self.code_place is not None:
+                codes = codes + self.code_place(places[is_code])
             x = x.masked_scatter(is_code[..., None], codes.to(x.dtype))
         is_slot = ids == vocabulary.controls.get("slot", -1)
         slots = int(is_slot.sum())
@@ -213,13 +221,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             return written
         return torch.tensor(self.pattern.order, device=ids.device)[written]
 
-    def code_inputs(self, codes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Codes (N,) at places (N,) as the decoder's inputs, (N, D)."""
-        x = self._codes(codes)
-        return x if self.code_place is None else x + self.code_place(places)
-
     def _codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (N,) as the decoder's inputs wherever they stand, (N, D)."""
+        """Codes (N,) as the decoder's inputs, (N, D)."""
         if self.code_embedding is None or self.code_aligner is None:
             own: torch.Tensor = self.get_input_embeddings()(codes + self.config.image_config.shared)
             return own
@@ -297,8 +300,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
                 which sees nothing of the one before it (packing).
         """
         if labels is None:
-            embeds = self._inputs(input_ids, pixel_values)
-            hidden = self.hidden(embeds, mask=attention_mask, positions=position_ids)
+            hidden = self._pass(input_ids, pixel_values, attention_mask, position_ids)
             return UnifiedOutput(hidden=hidden)
         text, image = self.target_losses(
             input_ids, pixel_values, labels, attention_mask, position_ids
@@ -308,9 +310,16 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             loss=(text.sum() + image.sum()) / count, text_loss=_mean(text), image_loss=_mean(image)
         )
 
-    def _inputs(self, ids: torch.Tensor, pixels: torch.Tensor | None) -> torch.Tensor:
+    def _pass(
+        self,
+        ids: torch.Tensor,
+        pixels: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor | None,
+    ) -> torch.Tensor:
         features = None if pixels is None else self.features(pixels)
-        return self.embed(ids, self.places(ids), features)
+        embeds = self.embed(ids, self.places(ids), features)
+        return self.hidden(embeds, mask=mask, positions=positions)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pictures (N, C, H, W) -> features of their views, (N, slots, D).
@@ -335,18 +344,17 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
 
         A head runs only at the positions that have a target of its kind.
         """
-        embeds = self._inputs(ids, pixels)
-        hidden = self.hidden(embeds, mask=mask, positions=positions)
+        hidden = self._pass(ids, pixels, mask, positions)
         start = self.config.vocabulary.image_start
         is_code = labels >= start
         is_text = (labels >= 0) & ~is_code
         sizes = self.config.vocabulary.text_head, self.config.image_config.codebook_size
         text = self._losses(self.text_logits, hidden[is_text], labels[is_text], sizes[0])
-        codes, before = labels[is_code] - start, self._before(hidden, embeds, ids, is_code)
+        codes, before = labels[is_code] - start, self._before(hidden, ids, is_code)
         return text, self._losses(self.image_logits, before, codes, sizes[1])
 
     def _before(
-        self, hidden: torch.Tensor, embeds: torch.Tensor, ids: torch.Tensor, is_code: torch.Tensor
+        self, hidden: torch.Tensor, ids: torch.Tensor, is_code: torch.Tensor
     ) -> torch.Tensor:
         """What codes are predicted from, (codes, D): the last position before the step of each,
         aimed. is_code: (B, S), whether a position's next id is a code that is a target."""
@@ -354,14 +362,14 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             return hidden[is_code]
         order, lags = (torch.tensor(table, device=ids.device)
                        for table in (self.pattern.order, self.pattern.lags))  # fmt: skip
-        written = _since(ids, self.config.vocabulary.control("image"))[is_code]
+        vocabulary = self.config.vocabulary
+        written = _since(ids, vocabulary.control("image"))[is_code]
         rows, last = is_code.nonzero(as_tuple=True)
         lag = lags[written]
-        beside = torch.zeros_like(hidden[is_code])
-        for k in range(max(self.pattern.lags)):  # the code that is k before the last one
-            own = embeds[rows, (last - k).clamp_min(0)]
-            beside = beside + own * (k < lag)[:, None]
-        aimed: torch.Tensor = self.code_aim(hidden[rows, last - lag], order[written], beside)
+        back = torch.arange(max(self.pattern.lags), device=ids.device)  # from the last code on
+        before = ids[rows[:, None], (last[:, None] - back).clamp_min(0)] - vocabulary.image_start
+        before = torch.where(back < lag[:, None], before, self.code_aim.nothing)
+        aimed: torch.Tensor = self.code_aim(hidden[rows, last - lag], order[written], before)
         return aimed
 
     def _losses(
