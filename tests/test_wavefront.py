@@ -135,13 +135,18 @@ def reordered(handle: Unified, slope: int = 2) -> Unified:
     image.pattern, image.slope, image.grid = "wavefront", slope, handle.codec.spec.grid
     model = UnifiedForConditionalGeneration(config)
     model.load_state_dict(handle.model.state_dict(), strict=False)
-    assert not any(weight.any() for weight in model.code_aim.parameters())
+    assert not any(weight.any() for weight in aim(model))
     return finished(model, handle.processor.tokenizer, handle.codec)
+
+
+def aim(model: UnifiedForConditionalGeneration) -> list[torch.nn.Parameter]:
+    assert model.code_aim is not None
+    return list(model.code_aim.parameters())
 
 
 def finished(model: UnifiedForConditionalGeneration, text: Any, codec: Codec) -> Unified:
     torch.manual_seed(1)
-    for weight in model.code_aim.parameters():
+    for weight in aim(model):
         torch.nn.init.normal_(weight, std=0.5)
     return Unified(model, UnifiedProcessor.of(model.config, text), codec)
 
@@ -259,7 +264,8 @@ def test_the_passes_of_a_picture_are_its_steps(tiny: Unified) -> None:
             session.step()  # the prompt, whose last position is followed by <image>
             step = session.engine.step
             assert step is not None
-            norm, calls = step.norm, []
+            calls: list[int] = []
+            norm = step.norm
 
             def counted(x: torch.Tensor, norm: Any = norm, calls: list[int] = calls) -> Any:
                 calls.append(1)
@@ -408,9 +414,8 @@ def test_a_stage_changes_over_from_raster(tiny_run: Path, tmp_path: Path) -> Non
     sets = ["scale=tiny", "scale=wavefront", f"wavefront.loop={SHORT}", "wavefront.micro_batch=4"]
     folder = run("toybox", ["wavefront"], sets, tmp_path, device="cpu", progress=False)
     made = load(folder, device="cpu")
-    assert len(made.layout.steps) == 12 and all(
-        weight.any() for weight in made.model.code_aim.parameters()
-    )
+    assert len(made.layout.steps) == 12
+    assert all(weight.any() for weight in aim(made.model))
     assert len(made.generate("a cat", seed=1)) == 1
     before = UnifiedForConditionalGeneration.from_pretrained(tiny_run / "polish" / "model")
     assert before.config.layout.pattern is None
