@@ -134,6 +134,7 @@ def bench_decode(
     """Codes a second of one guided picture, on a CPU, of a Janus with random weights.
 
     With --parallel, many codes a pass beside one by one, and so of the shipped model's pictures.
+    With --model, whole pictures of each of these models, at their own guidance, without words.
     """
     how = parallel_options(parallel, window)
     if models:
