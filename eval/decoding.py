@@ -4,6 +4,7 @@ Both read the same weights from the same files and draw the same prompt greedily
 one process. transformers runs as shipped, and as tuned here: attention in plain products, which on
 a CPU take less than half the time of SDPA's kernels for one query. Its cache is tight in both.
 `unified.jacobi` draws the same, and what the shipped model draws, with many codes in a pass.
+`pictures` compares models of one's own: how long a whole picture takes, in how many passes.
 
 On a GPU ours runs as it does by itself, in recorded steps, and without recording (`, eager`); of
 transformers there is the shipped way alone. Several pictures may be drawn at once.
@@ -300,6 +301,41 @@ def shipped(window: int, rounds: int, seed: int, device: str = "cpu") -> list[di
     return out
 
 
+def pictures(handles: Mapping[str, Unified], rounds: int, seed: int) -> list[dict[str, Any]]:
+    """A picture to each of PROMPTS by each model, one after the other, without words before them
+    and as the model samples: `speed.rows`, with `passes` of the decoder and seconds, `each`, from a
+    prompt that is not known yet to the pixels."""
+    passes: dict[str, int] = {}
+
+    def way(name: str, handle: Unified) -> Way:
+        most = handle.layout.drawn_length
+
+        def work() -> tuple[int, float]:
+            began, steps = time.perf_counter(), 0
+            for k, words in enumerate(PROMPTS):
+                ids = _prompt(handle, words)
+                handle.engine.prefixes.clear()
+                session = handle.engine.serve(2)
+                request = Request(ids, None, seed + k, handle.sampling, draw="now", most=most)
+                reply = session.replies[session.add(request)]
+                while session.busy:
+                    session.step()
+                    steps += 1
+                list(reply.pictures)
+            passes[name] = steps - len(PROMPTS)  # the first step is the prompt's
+            return len(PROMPTS), time.perf_counter() - began
+
+        return work
+
+    found = interleaved({name: way(name, handle) for name, handle in handles.items()}, rounds)
+    out = rows("draw", "pictures", found, {"pictures": len(PROMPTS), "seed": seed})
+    for row in out:
+        row["passes"] = passes[row["way"]] / len(PROMPTS)
+        row["each"] = row["seconds"] / len(PROMPTS)
+        row["sampling"] = handles[row["way"]].sampling.settings()
+    return out
+
+
 def theirs(
     model: Any, handle: Unified, codes: int, attention: str, batch: int = 1
 ) -> tuple[Way, Drawn]:
@@ -350,8 +386,8 @@ def theirs(
     return way, drawn
 
 
-def _prompt(handle: Unified) -> tuple[int, ...]:
-    message = {"role": "user", "content": PROMPT}
+def _prompt(handle: Unified, words: str = PROMPT) -> tuple[int, ...]:
+    message = {"role": "user", "content": words}
     ids: tuple[int, ...] = handle._fit([message], handle.layout.drawn_length, draw=True)[0].ids
     return ids
 

@@ -223,9 +223,9 @@ def _films(codec: Codec, count: int, seed: int, batch: int, seen: Features) -> I
             errors.append(squared.mean((1, 2, 3, 4)))
             firsts.append(squared[:, 0].mean((1, 2, 3)))
             for film, one in zip(films, rebuilt, strict=False):
-                shown = to_pictures(one)
-                moved += _directions(film, shown)
-                kept += _things(film, shown)
+                pictures = to_pictures(one)
+                moved += _directions(film, pictures)
+                kept += _things(film, pictures)
             for side, several in zip(features, (pixels[:left], rebuilt), strict=True):
                 shown = [Image.fromarray(one) for one in to_pictures(several.flatten(0, 1))]
                 side.append(seen.features(shown).reshape(len(several), FRAMES, -1))

@@ -197,8 +197,8 @@ def test_rows_over_a_fixed_length_are_rows_over_what_they_see(groups: int) -> No
         for k in range(2):
             stop = int(columns[row, k]) + 1
             keys, values = (x[[row], :, :stop] for x in (key, value))
-            wanted = attention.attend_last(query[[row], k], keys, values, None, 0.3)
-            torch.testing.assert_close(found[[row], k], wanted)
+            wanted = attention.attend_last(query[[row], k, :, None], keys, values, None, 0.3)
+            torch.testing.assert_close(found[[row], k], wanted[:, 0])
 
 
 def test_a_block_sees_what_was_before_it() -> None:
@@ -211,9 +211,9 @@ def test_a_block_sees_what_was_before_it() -> None:
         for k in range(count):
             stop = 9 - count + k + 1
             wanted = attention.attend_last(
-                query[[k]], key[None, :, :stop], value[None, :, :stop], None, 0.3
+                query[[k], :, None], key[None, :, :stop], value[None, :, :stop], None, 0.3
             )
-            torch.testing.assert_close(found[[k]], wanted)
+            torch.testing.assert_close(found[[k]], wanted[:, 0])
 
 
 def test_where_steps_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

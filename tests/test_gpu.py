@@ -195,8 +195,8 @@ def test_its_attention_is_that_of_a_cpu(dtype: torch.dtype, groups: int) -> None
         seen = attention.visible(columns.cuda(), 256, dtype, 64)
         found = attention.attend_rows(q, k, v, seen, 0.125)
         torch.testing.assert_close(found.float().cpu(), wanted, atol=bound, rtol=bound)
-        wanted = attention.attend_last(query[:, 0], key, value, None, 0.125)
-        found = attention.attend_last(q[:, 0], k, v, None, 0.125)
+        wanted = attention.attend_last(query.transpose(1, 2), key, value, None, 0.125)
+        found = attention.attend_last(q.transpose(1, 2), k, v, None, 0.125)
         torch.testing.assert_close(found.float().cpu(), wanted, atol=bound, rtol=bound)
         for count in (256, 100, 1):
             prompt = torch.randn(count, 8, 64, generator=random)

@@ -336,15 +336,15 @@ def test_rows_of_a_cache_keep_their_own_columns() -> None:
     (layer,) = cache.layers
     rows: list[torch.Tensor] = []  # (query, key, value) of each, (3, heads, length, width)
 
-    def step(blocks: list[tuple[int, int, int]]) -> None:
-        """A column of all rows, and blocks of others."""
+    def step(blocks: list[tuple[int, int, int]], widths: tuple[int, ...] = ()) -> None:
+        """A column of all rows, or as many of each as are given, and blocks of others."""
         running = [row.shape[2] for row in rows]
-        at = cache.column(running, cpu, blocks)
+        at = cache.column(running, cpu, blocks, widths)
         bias = None
         if at is not None:
-            hidden = torch.arange(max(running) + 1) > at
+            hidden = torch.arange(int(at.max()) + 1) > at[..., None]
             bias = hidden * torch.finfo(torch.float32).min
-        new = [torch.randn(3, 4, 1, 8, generator=chance) for _ in running]
+        new = [torch.randn(3, 4, n, 8, generator=chance) for n in widths or [1] * len(running)]
         for r, columns in enumerate(new):
             rows[r] = torch.cat([rows[r], columns], 2)
         for row, start, stop in blocks:
@@ -363,7 +363,9 @@ def test_rows_of_a_cache_keep_their_own_columns() -> None:
     rows.append(rows[1][:, :, :4])
     cache.copy(2, 0, 4)
     rows[0] = rows.pop()
-    step([(2, 0, 7)])
+    step([(2, 0, 7)], (2, 1))
+    for widths in ((3, 1, 2), (2, 2, 2), (1, 4, 1)):
+        step([], widths)
     for _ in range(BLOCK):  # beyond the first buffers
         step([])
     assert torch.equal(cache.read(2, 7, 9)[0], rows[2][1, ::2, 7:9])

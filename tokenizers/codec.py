@@ -35,6 +35,8 @@ class CodecSpec:
         first, stride: frames or samples of the first step and of every other.
         causal: whether a step's codes depend on nothing after it, and what is decoded neither.
         latency: frames or samples after a step that decoding must wait for, beside the step itself.
+        grid: rows and columns of the tiles that a picture's codes belong to: those of the whole
+            first, then as many for every tile, row by row; None where they belong to none.
         nested: whether `decode` also takes the first k codes of a picture, for every k: coarse to
             fine.
     """
@@ -50,6 +52,7 @@ class CodecSpec:
     causal: bool = True
     latency: int = 0
     nested: bool = False
+    grid: tuple[int, int] | None = None
 
     @property
     def codebook_size(self) -> int:

@@ -45,10 +45,9 @@ class ConvConfig:
 
     @property
     def spec(self) -> CodecSpec:
-        size = (self.image_size, self.image_size)
-        return CodecSpec(
-            (self.codebook_size,), (0,) * self.side**2, size, self.channels, causal=False
-        )
+        size, grid = (self.image_size, self.image_size), (self.side, self.side)
+        books = (0,) * self.side**2
+        return CodecSpec((self.codebook_size,), books, size, self.channels, causal=False, grid=grid)
 
 
 class PlaceAttention(nn.Module):

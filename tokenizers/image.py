@@ -37,8 +37,8 @@ class VQConfig:
 
     @property
     def spec(self) -> CodecSpec:
-        size = (self.image_size, self.image_size)
-        return CodecSpec((self.codebook_size,), (0,) * self.side**2, size, self.channels)
+        size, grid = (self.image_size, self.image_size), (self.side, self.side)
+        return CodecSpec((self.codebook_size,), (0,) * self.side**2, size, self.channels, grid=grid)
 
     @property
     def side(self) -> int:

@@ -49,12 +49,13 @@ class LayeredConfig:
 
     @property
     def spec(self) -> CodecSpec:
-        tiles = (self.image_size // self.patch) ** 2
+        side = self.image_size // self.patch
         return CodecSpec(
             codebooks=(self.grounds, self.forms, self.paints),
-            books=(0, *(1, 2) * tiles),
+            books=(0, *(1, 2) * side**2),
             image_size=(self.image_size, self.image_size),
             channels=self.channels,
+            grid=(side, side),
         )
 
 

@@ -96,7 +96,9 @@ class _Grid(PublishedCodec):
         return mean, std
 
     def _spec_of(self, size: int, side: int, grid: int, channels: int) -> CodecSpec:
-        return CodecSpec((size,), (0,) * grid**2, (side, side), channels, causal=False)
+        return CodecSpec(
+            (size,), (0,) * grid**2, (side, side), channels, causal=False, grid=(grid, grid)
+        )
 
 
 class JanusCodec(_Grid):

@@ -163,9 +163,9 @@ class Ballast:
     def __init__(self, layout: Layout):
         self.start = layout.vocabulary.image_start
         self.pad = layout.vocabulary.control("pad")
-        codes = tuple(layout.codes_at(k).start - self.start for k in range(layout.image_length))
+        picture = layout.first_codes
         self.rows = {
-            view: torch.tensor(layout.flatten([Turn("user", (Picture(codes, view),))]).ids)
+            view: torch.tensor(layout.flatten([Turn("user", (Picture(picture, view),))]).ids)
             for view in {False, layout.views}
         }
 

@@ -60,13 +60,14 @@ class Encoder:
             pieces = words.pieces.serialized_model_proto()
         else:
             pieces = words.backend_tokenizer.to_str().encode()
+        layout = f"{self.layout}{self.layout.pattern or ''} {self.user_picture}"
         codec = hashlib.sha256()
         for name, tensor in sorted(self.codec.state_dict().items()):
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             codec.update(f"{name} {tuple(tensor.shape)}".encode())
             codec.update(flat.view(torch.uint8).numpy().tobytes())
         return {
-            "layout": _hash(f"{self.layout} {self.user_picture}".encode()),
+            "layout": _hash(layout.encode()),
             "words": _hash(pieces + str(self.processor.template).encode()),
             "pictures": _hash(str(self.processor.image_processor.to_dict()).encode()),
             "codec": codec.hexdigest(),
@@ -181,10 +182,7 @@ class Encoder:
         if not pixels:
             return [], []
         if draft:
-            start = self.layout.vocabulary.image_start
-            places = range(self.layout.image_length)
-            first = tuple(self.layout.codes_at(place).start - start for place in places)
-            return [first] * len(pixels), pixels
+            return [self.layout.first_codes] * len(pixels), pixels
         codes = self.codec.encode(torch.stack(pixels).to(self.codec.device))
         if not self.layout.reread:  # then none is seen again, and some codecs cannot decode
             return [tuple(row) for row in codes.tolist()], pixels

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from unified import adapters, attention
 from unified.configuration import UnifiedConfig
@@ -15,6 +15,7 @@ from unified.engine import Engine, Request
 from unified.handle import Unified
 from unified.media.sheet import captioned
 from unified.modeling import UnifiedForConditionalGeneration
+from unified.pattern import SLOPE, check
 from unified.processing import UnifiedImageProcessor, UnifiedProcessor
 from unified.sampling import Sampling
 from unified.sequence import Text, Turn
@@ -55,6 +56,12 @@ class ModelConfig(BaseModel):
     decoupled: bool = True
     shared_codes: bool = False
 
+    @field_validator("image")
+    @classmethod
+    def _patterned(cls, values: dict[str, Any]) -> dict[str, Any]:
+        check(values.get("pattern", "raster"), values.get("slope", SLOPE))
+        return values
+
     def ids(self, words: int, codes: int) -> dict[str, Any]:
         """How ids are numbered, by keys of `UnifiedConfig`: `words` of text, rows of shared codes,
         control tokens, then the codes."""
@@ -70,7 +77,12 @@ class ModelConfig(BaseModel):
 
 
 class StageConfig(BaseModel):
-    """One stage of training the model."""
+    """One stage of training the model.
+
+    Attributes:
+        pattern, slope: how codes are written from this stage on (`UnifiedImageConfig`); None: as
+            before it.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -84,6 +96,13 @@ class StageConfig(BaseModel):
     user_views: float = Field(default=0.6, ge=0, le=1)
     shift: int = 3
     lora: Lora | None = None  # train an adapter, which is merged at the end; else the weights
+    pattern: str | None = None
+    slope: int = SLOPE
+
+    @model_validator(mode="after")
+    def _patterned(self) -> Self:
+        check(self.pattern or "raster", self.slope)
+        return self
 
 
 def build(
@@ -109,7 +128,10 @@ def build(
             raise ValueError(f"model.vision.from: {tower} sees {own['image_size']} pixels a side,"
                              f" the codec draws {vision['image_size']}")  # fmt: skip
         vision = {**own, **vision, "projection_dim": width}
-    image = {"codebooks": list(spec.codebooks), "books": list(spec.books), **config.image}
+    image = {
+        "codebooks": list(spec.codebooks), "books": list(spec.books), "grid": spec.grid,
+        **config.image,
+    }  # fmt: skip
     words = lm.rows if lm is not None else text.vocab_size
     if config.shared_codes:
         image["shared"] = words
@@ -128,6 +150,20 @@ def build(
     if tower is not None:
         fill_tower(model, tower)
     return model.to(device)
+
+
+def taken_up(
+    folder: Path, codec: Codec, device: str, pattern: str | None = None, slope: int = SLOPE
+) -> UnifiedForConditionalGeneration:
+    """The model that a stage left, its codes written by another pattern from now on if one is
+    given."""
+    config = UnifiedConfig.from_pretrained(folder)
+    if pattern is not None:
+        image = config.image_config
+        image.pattern, image.slope, image.grid = pattern, slope, codec.spec.grid
+    return UnifiedForConditionalGeneration.from_pretrained(
+        folder, config=config, attn_implementation=attention.implementation(device)
+    ).to(device)
 
 
 def conversations(

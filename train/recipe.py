@@ -1,6 +1,7 @@
 """Recipes: one YAML file names stages, sizes and schedules; `run` carries them out in order.
 
-    text -> tokenizer -> vision -> align -> pretrain -> chat -> refine -> polish -> sft -> model
+    text -> tokenizer -> vision -> align -> pretrain -> chat -> refine -> polish -> wavefront
+    -> sft -> model
 
 Each stage writes to its own folder below the run's and is skipped when it is finished, so that a
 killed run goes on where it stopped. The resolved recipe is saved with the run.
@@ -41,7 +42,8 @@ RECIPES = Path(__file__).parent / "recipes"
 PIECES, CODEC = Path("text/tokenizer.model"), Path("tokenizer/model")  # below a run's folder
 RECIPE, ABILITY = "recipe.yaml", "ability.json"
 TOKENIZERS = ("text", "tokenizer")
-STAGES = ("text", "tokenizer", "vision", "align", "pretrain", "chat", "refine", "polish", "sft")
+STAGES = ("text", "tokenizer", "vision", "align", "pretrain", "chat", "refine", "polish",
+          "wavefront", "sft")  # fmt: skip
 
 
 class TextConfig(BaseModel):
@@ -80,6 +82,7 @@ class Recipe(BaseModel):
     chat: StageConfig | None = None
     refine: StageConfig | None = None
     polish: StageConfig | None = None
+    wavefront: StageConfig | None = None
     sft: StageConfig | None = None
     data: dict[str, CorpusConfig] = {}
     sides: Literal["both", "understanding", "generation"] = "both"
@@ -246,6 +249,10 @@ def check(plan: Recipe, stages: list[str]) -> None:
         return
     if plan.model is None:
         raise ValueError(f"the stage {own[0]!r} needs a section model in the recipe")
+    first = next(name for name in plan.stages if name not in TOKENIZERS)
+    if getattr(getattr(plan, first), "pattern", None) is not None:
+        raise ValueError(f"{first}.pattern: nothing is written before this stage; give the model "
+                         "its pattern (--set model.image.pattern=wavefront)")  # fmt: skip
     lm, _ = settings_of(plan.model.decoder)
     if lm is None and plan.text is None:
         raise ValueError("the recipe needs a text tokenizer: a section text, or a causal LM that"
@@ -307,10 +314,8 @@ def _tokenizer(plan: Recipe, folder: Path, device: str, progress: bool) -> None:
 
 def _model(plan: Recipe, name: str, folder: Path, device: str, progress: bool) -> None:
     """A stage of the model, from where the stage before it ended."""
-    from unified import attention
-    from unified.modeling import UnifiedForConditionalGeneration
     from unified.train.ability import text_ids
-    from unified.train.model import assemble, build
+    from unified.train.model import assemble, build, taken_up
     from unified.train.vision import train_vision
 
     assert plan.model is not None
@@ -321,9 +326,8 @@ def _model(plan: Recipe, name: str, folder: Path, device: str, progress: bool) -
     else:
         start = folder / own[own.index(name) - 1] / "model"
         _need(start / "config.json", own[own.index(name) - 1])
-        model = UnifiedForConditionalGeneration.from_pretrained(
-            start, attn_implementation=attention.implementation(device)
-        ).to(device)
+        written = getattr(plan, name).model_dump(include={"pattern", "slope"})
+        model = taken_up(start, codec, device, **written)
     common: dict[str, Any] = {"seed": plan.seed, "device": device, "progress": progress}
     words = text_ids(Path(plan.ability), text) if plan.ability else None
     crew = team()

@@ -74,8 +74,9 @@ class SupervisedStage:
         start, length = layout.vocabulary.image_start, layout.image_length
         learnt = (token - start for token, loss in zip(encoded.ids, encoded.loss, strict=True)
                   if loss and token >= start)  # fmt: skip
-        codes = tuple(islice(learnt, length))
-        if not codes:
+        written = list(islice(learnt, length))
+        if not written:
             return encoded
+        codes = tuple(layout.order.read(written))
         sequence = layout.flatten([Turn("assistant", (Picture(codes, view=False),))])
         return Encoded(sequence.ids, sequence.loss, None)

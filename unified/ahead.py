@@ -43,13 +43,13 @@ def advance(session: Session, fixed: Fixed) -> list[tuple[Row, int]]:
         by_row = dict(zip(map(id, others), engine.choose(others, hidden), strict=True))
         for row in rows:
             if id(row) not in by_row:
-                engine._advance(row, chosen[0][_place(row)])
+                engine._advance(row, [chosen[0][_place(row)]])
             found.append((row, row.reply.ids[-1]))
         return found
     for step in chosen:
         for row in rows:
             if not row.done:  # cancelled meanwhile
-                engine._advance(row, step[_place(row)])
+                engine._advance(row, [step[_place(row)]])
                 found.append((row, row.reply.ids[-1]))
     return found
 
@@ -89,7 +89,7 @@ def _add_steps(
     written, start = len(row.codes), engine.vocabulary.image_start
     sampling, length = row.request.sampling, engine.layout.image_length
     for k in range(steps):
-        due = engine.plan[(row.at or 0) + k] if drawing else 0
+        due = engine.plan[(row.at or 0) + k][0] if drawing else 0
         codes = range(0) if isinstance(due, int) else range(due.start - start, due.stop - start)
         found.places[k].append(max(0, written - 1))
         found.forced[k].append(due if isinstance(due, int) else -1)

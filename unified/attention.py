@@ -146,28 +146,30 @@ def attend_last(
     bias: torch.Tensor | None = None,
     scale: float | None = None,
 ) -> torch.Tensor:
-    """One query a row over all that is cached: softmax(q k' scale + bias) v.
+    """The last few queries of each row over all that is cached: softmax(q k' scale + bias) v.
 
     Args:
-        query: (B, heads, head_dim). key, value: (B, kv_heads, length, head_dim).
-        bias: (B, length), where a row does not see every position.
+        query: (B, heads, Q, head_dim). key, value: (B, kv_heads, length, head_dim).
+        bias: (B, Q, length), where not every position is seen.
 
     Returns:
-        (B, heads * head_dim)
+        (B, Q, heads * head_dim)
     """
-    batch, heads, width = query.shape
+    batch, heads, count, width = query.shape
     groups = key.shape[1]
     scale = width**-0.5 if scale is None else scale
     if query.device.type != "cpu":
-        mask = None if bias is None else bias[:, None, None].to(query.dtype)
-        q = query.reshape(batch, groups, heads // groups, width)  # heads of a key as its positions
-        out = F.scaled_dot_product_attention(q, key, value, mask, scale=scale)
-        return out.reshape(batch, heads * width)
-    q = (query * scale).reshape(batch * groups, heads // groups, width)
-    scores = torch.bmm(q, key.flatten(0, 1).transpose(1, 2))  # (B * kv_heads, heads a group, K)
+        mask = None if bias is None else bias[:, None].to(query.dtype)
+        out = F.scaled_dot_product_attention(
+            query, key, value, mask, scale=scale, enable_gqa=heads > groups
+        )
+        return out.transpose(1, 2).flatten(2)
+    q = (query * scale).reshape(batch * groups, heads // groups * count, width)
+    scores = torch.bmm(q, key.flatten(0, 1).transpose(1, 2))  # (B * kv_heads, Q of a group, K)
     if bias is not None:
-        scores.view(batch, heads, -1).add_(bias[:, None])
-    return torch.bmm(scores.softmax(-1), value.flatten(0, 1)).view(batch, heads * width)
+        scores.view(batch, heads, count, -1).add_(bias[:, None])
+    out = torch.bmm(scores.softmax(-1), value.flatten(0, 1)).view(query.shape)
+    return out.transpose(1, 2).flatten(2)
 
 
 def visible(columns: torch.Tensor, length: int, dtype: torch.dtype, width: int) -> torch.Tensor:

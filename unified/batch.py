@@ -1,8 +1,8 @@
 """The running batch: requests join and leave at any step, and the others do not notice.
 
     add -> waiting -> a lane of the cache, with what is known of its prompt (unified.prefixes)
-    step: one pass over the last id of every lane and the rest of the prompts that join -> an id
-    each; a request that ends frees its lanes for those that wait
+    step: one pass over what every lane wrote last and the rest of the prompts that join -> an id
+    each, or the codes of a step; a request that ends frees its lanes for those that wait
 
 A lane is a row of the cache. A guided request has a second one while it draws: its twin, which
 sees the codes so far and before them what the layout calls unconditional. Lanes lie side by side
@@ -25,7 +25,6 @@ import torch
 from unified.ahead import advance
 from unified.cache import RowCache
 from unified.fixed import Fixed
-from unified.modeling import code_places
 from unified.prefixes import digests, picture_digest
 
 if TYPE_CHECKING:
@@ -131,8 +130,9 @@ class Session:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, int]]:
-        """One token of every request that has a lane, as (number, id); takes in those that wait.
-        Several of each, step by step, where all are drawing in steps of fixed shapes.
+        """What every request that has a lane writes next, as (number, id): an id, or the codes of
+        a step; takes in those that wait. Several steps of each, one after the other, where all are
+        drawing in steps of fixed shapes.
 
         A request whose reply has a `reason` then has ended.
         """
@@ -147,7 +147,8 @@ class Session:
                 return []
             self.steps += 1
             rows = [lane.row for lane in self._lanes if not lane.twin]
-            written = [*zip(rows, self.engine.choose(rows, hidden), strict=True)]
+            chosen = self.engine.choose(rows, hidden)
+            written = [(row, i) for row, ids in zip(rows, chosen, strict=True) for i in ids]
         for row in [lane.row for lane in self._lanes if lane.row.done and not lane.twin]:
             self._end(row)
         return [(row.number, token) for row, token in written]
@@ -176,7 +177,8 @@ class Session:
 
     def _borrow(self, fixed: Fixed | None) -> None:
         """Take steps of fixed shapes with their cache, where no other session runs on it."""
-        if fixed is not None and fixed.lend(self):
+        in_raster = self.engine.layout.pattern is None  # a step of fixed shapes writes one code
+        if fixed is not None and in_raster and fixed.lend(self):
             self._cache, self._fixed, fixed.cache.most = fixed.cache, fixed, self.rows
         elif self._fixed is not None:  # its cache is another's now
             self._cache, self._fixed = self._own_cache(), None
@@ -209,7 +211,7 @@ class Session:
         assert lane is not None
         self._rows.pop(row.number, None)
         self.replies.pop(row.number, None)
-        ids = (*row.request.ids, *row.reply.ids[:-1])  # the last one was never run
+        ids = (*row.request.ids, *row.reply.ids[: -row.fresh])  # the last was never run
         chain = self._chain(ids, row.request.views, row.reply.pictures[: row.reread])
         self.engine.prefixes.keep(chain, len(ids), lambda a, b: cache.read(lane.place, a, b))
         for own in (row.twin, lane):
@@ -233,12 +235,10 @@ class Session:
 
     def _places(self, ids: Sequence[int]) -> list[int]:
         """Of each code in its picture."""
-        vocabulary = self.engine.vocabulary
-        if max(ids) < vocabulary.image_start:
+        if max(ids) < self.engine.vocabulary.image_start:
             return [0] * len(ids)
-        whole = torch.tensor([ids])
-        found = code_places(whole, vocabulary.control("image"), vocabulary.image_start)[0]
-        return found.tolist()  # type: ignore[no-any-return]
+        found: list[int] = self.engine.model.places(torch.tensor([ids]))[0].tolist()
+        return found
 
     def _slots(self, runs: list[tuple[_Prompt, int]]) -> list[torch.Tensor]:
         """What stands at the slots of each prompt from a position on, (slots, D)."""
@@ -270,7 +270,7 @@ class Session:
     # --- one pass --------------------------------------------------------------------------------
 
     def _pass(self, joining: list[_Prompt]) -> torch.Tensor | None:
-        """Run the last id of every lane, and of prompts that join what is not known of them.
+        """Run what every lane wrote last, and of prompts that join what is not known of them.
 
         Returns:
             Hidden states of the last positions, (lanes, D); None where there are no lanes.
@@ -330,26 +330,32 @@ class Session:
         counts.run += run
 
     def _forward(self, running: int, runs: list[tuple[_Prompt, int]]) -> torch.Tensor:
-        """A column of the lanes that run, and prompts from a position on: hidden states of the
+        """The columns of the lanes that run, and prompts from a position on: hidden states of the
         last positions, (running + runs, D). In one pass where a `Step` knows the decoder."""
-        tokens, places, columns = [], [], []
+        tokens, columns, widths, ends = [], [], [], []
+        places: list[int] = []
+        positions: list[int] = []
         features: list[torch.Tensor] = []
         for lane in self._lanes[:running]:
             row = lane.row
-            tokens.append(row.reply.ids[-1])
-            places.append(max(0, len(row.codes) - 1))
+            tokens += row.reply.ids[-row.fresh :]
+            places += self._written(row)
             columns.append(lane.length)
+            widths.append(row.fresh)
+            positions += range(lane.length, lane.length + row.fresh)
+            ends.append(len(tokens) - 1)
             if tokens[-1] == self._slot:
                 features.append(self._feature(row))
-            lane.length += 1
+            lane.length += row.fresh
         context, step = self.engine.context, self.engine.step
-        positions = [min(column, context - 1) for column in columns]
+        positions = [min(position, context - 1) for position in positions]
         slots = self._slots(runs) if runs else []
         if step is None:
-            parts = [self._column(tokens, places, columns, positions, features)] if running else []
+            last = (tokens, places, columns, widths, positions, features)
+            parts = [self._columns(*last)] if running else []
             parts += [self._alone(*run, own) for run, own in zip(runs, slots, strict=True)]
             return torch.cat(parts)
-        blocks, ends = [], list(range(running))
+        blocks = []
         for (prompt, start), own in zip(runs, slots, strict=True):
             blocks.append((prompt.lane.place, start, len(prompt.ids)))
             tokens += prompt.ids[start:]
@@ -357,32 +363,43 @@ class Session:
             positions += range(start, len(prompt.ids))
             features += own.unbind()
             ends.append(len(tokens) - 1)
-        at = self._cache.column(columns, self._device, blocks)
+        at = self._cache.column(columns, self._device, blocks, widths)
         bias = None
         if at is not None:
-            bias = torch.where(self._seen(columns, at), self._shown, self._hidden)
+            bias = torch.where(self._seen(at), self._shown, self._hidden)
         out = step(step.embed(tokens, places, features), positions, self._cache, bias)
-        return out[ends] if runs else out
+        return out[ends] if len(ends) < len(out) else out
 
-    def _column(
+    def _written(self, row: Row) -> tuple[int, ...]:
+        """Places of what a row wrote last, if it was codes."""
+        order, done = self.engine.layout.order.order, len(row.codes)
+        return order[max(0, done - row.fresh) : done] or (0,) * row.fresh
+
+    def _columns(
         self,
         tokens: list[int],
         places: list[int],
         columns: list[int],
+        widths: list[int],
         positions: list[int],
         features: list[torch.Tensor],
     ) -> torch.Tensor:
-        """One id of each lane by the model itself, (lanes, D)."""
-        model, device = self.engine.model, self._device
-        at = self._cache.column(columns, device)
-        mask = None if at is None else self._seen(columns, at).long()
+        """What each lane wrote last by the model itself, (lanes, D)."""
+        model, device, cache = self.engine.model, self._device, self._cache
+        at = cache.column(columns, device, (), widths)
+        mask = None
+        if at is not None and at.shape[1] == 1:
+            mask = self._seen(at)[:, 0].long()
+        elif at is not None:
+            mask = torch.where(self._seen(at), self._shown, self._hidden)[:, None]
         embeds = model.embed(
-            torch.tensor(tokens, device=device)[:, None],
-            torch.tensor(places, device=device)[:, None],
+            torch.tensor([tokens], device=device),
+            torch.tensor([places], device=device),
             torch.stack(features)[:, None] if features else None,
         )
-        where = torch.tensor(positions, device=device)[:, None]
-        return model.hidden(embeds, cache=self._cache, mask=mask, positions=where)[:, -1]
+        where = cache.place.spread(torch.tensor(positions, device=device))
+        spread = cache.place.spread(embeds[0])  # (lanes, columns, D)
+        return model.hidden(spread, cache=cache, mask=mask, positions=where)[:, -1]
 
     def _alone(self, prompt: _Prompt, start: int, slots: torch.Tensor) -> torch.Tensor:
         """A prompt from a position on by the model itself, (1, D)."""
@@ -396,9 +413,9 @@ class Session:
         where = torch.arange(start, len(prompt.ids), device=device)[None]
         return model.hidden(embeds, cache=self._cache, positions=where)[:, -1]
 
-    def _seen(self, columns: list[int], at: torch.Tensor) -> torch.Tensor:
-        """(lanes, columns), whether a lane sees each."""
-        count = max(columns) + 1
+    def _seen(self, at: torch.Tensor) -> torch.Tensor:
+        """Whether each column is seen from those of the lanes, (lanes, columns of each, all)."""
+        count = self._cache.place.stop
         if count > len(self._numbered):
             self._numbered = torch.arange(2 * count, device=self._device)
-        return self._numbered[:count] <= at
+        return self._numbered[:count] <= at[..., None]

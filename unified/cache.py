@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -37,6 +38,24 @@ def _later(start: int, stop: int, device: torch.device) -> torch.Tensor | None:
         return None
     shape, lowest = (1, 1, stop - start, stop), torch.finfo(torch.float32).min
     return torch.full(shape, lowest, device=device).triu_(start + 1)
+
+
+def _repeated(numbers: range, width: int) -> list[int]:
+    """So many of the numbers, the last one repeated."""
+    return [*numbers, *[numbers[-1]] * (width - len(numbers))]
+
+
+def _unlike(
+    widths: Sequence[int], device: torch.device
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """`taken` and `left` of a `_Place`."""
+    most = max(widths, default=1)
+    if min(widths, default=1) == most:
+        return None, None
+    ends = accumulate(widths)
+    taken = [_repeated(range(end - n, end), most) for end, n in zip(ends, widths, strict=True)]
+    left = [row * most + k for row, n in enumerate(widths) for k in range(n)]
+    return torch.tensor(taken, device=device), torch.tensor(left, device=device)
 
 
 def _buffers(
@@ -88,8 +107,10 @@ class BlockLayer(DynamicLayer):
         bias: torch.Tensor | None,
         scale: float,
     ) -> torch.Tensor:
-        """Write a column and attend to all there are: `unified.attention.attend_last`."""
-        return attend_last(query, *self.update(key, value), bias, scale)
+        """Write a column and attend to all there are: query (B, heads, head_dim), key and value
+        (B, kv_heads, 1, head_dim), bias (B, length) -> (B, heads * head_dim)."""
+        bias = None if bias is None else bias[:, None]
+        return attend_last(query[:, :, None], *self.update(key, value), bias, scale)[:, 0]
 
     def _grown(
         self, keys: torch.Tensor, values: torch.Tensor, end: int
@@ -118,8 +139,12 @@ class _Place:
     Attributes:
         rows: that take part, one after the other.
         start, stop: columns that are written, and 0..stop that are read.
-        at: where each row writes one column of its own, its number as indices of keys and values,
-            (rows, heads, 1, head_dim); None: all write start..stop.
+        count, width: positions of these rows together, and of the row that has the most.
+        taken, left: where rows have unlike many positions: which of all stands at each of a row,
+            (rows, width), one that has fewer repeating its last; and which of these those are,
+            (count,). None where all have `width`.
+        at: where each row writes columns of its own, their numbers as indices of keys and values,
+            (rows, heads, width, head_dim); None: all write start..stop.
         blocks: of other rows, (row, start, stop) and what each position does not see, (1, 1,
             stop - start, stop), to be added to scores; None on CUDA: kernels hide what comes later.
         capacity: (rows, columns) that the buffers must hold.
@@ -128,9 +153,22 @@ class _Place:
     rows: slice = field(default_factory=lambda: slice(0))
     start: int = 0
     stop: int = 0
+    count: int = 0
+    width: int = 1
+    taken: torch.Tensor | None = None
+    left: torch.Tensor | None = None
     at: tuple[torch.Tensor, torch.Tensor] | None = None
     blocks: tuple[tuple[int, int, int, torch.Tensor | None], ...] = ()
     capacity: tuple[int, int] = (0, 0)
+
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
+        """Positions of the rows one after the other, (count, …), -> (rows, width, …)."""
+        return x.unflatten(0, (-1, self.width)) if self.taken is None else x[self.taken]
+
+    def joined(self, x: torch.Tensor) -> torch.Tensor:
+        """Inverse of `spread`."""
+        flat = x.flatten(0, 1)
+        return flat if self.left is None else flat[self.left]
 
 
 class _RowLayer(DynamicLayer):
@@ -166,31 +204,45 @@ class _RowLayer(DynamicLayer):
         bias: torch.Tensor | None,
         scale: float,
     ) -> torch.Tensor:
-        """Write a column of the rows and the blocks, and attend to what each sees.
+        """Write the columns of the rows and the blocks, and attend to what each sees.
 
         Args:
-            query: (rows and positions of the blocks, heads, head_dim). key, value: (…, kv_heads, 1,
-                head_dim). bias: (rows, stop), as in `unified.attention.attend_last`.
+            query: (positions of the rows and of the blocks, heads, head_dim). key, value: (…,
+                kv_heads, 1, head_dim). bias: (rows, width, stop), as in
+                `unified.attention.attend_last`.
 
         Returns:
-            (rows and positions of the blocks, heads * head_dim)
+            (positions of the rows and of the blocks, heads * head_dim)
         """
         place = self.place
-        first = place.rows.stop
+        first = place.count
         if not place.blocks:
-            return attend_last(query, *self.update(key, value), bias, scale)
+            return self._attend_rows(query, key, value, bias, scale)
         if self.held != place.capacity:
             self.make_room(key, value)
         out = []
         if first:
-            seen = self.update(key[:first], value[:first])
-            out.append(attend_last(query[:first], *seen, bias, scale))
+            rows = (query[:first], key[:first], value[:first])
+            out.append(self._attend_rows(*rows, bias, scale))
         for row, start, stop, hidden in place.blocks:
             last = first + stop - start
             parts = (query[first:last], key[first:last, :, 0], value[first:last, :, 0])
             out.append(self._attend_block(*parts, row, start, stop, hidden, scale))
             first = last
         return torch.cat(out)
+
+    def _attend_rows(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        place = self.place
+        parts = (place.spread(x).transpose(1, 2) for x in (query, key[:, :, 0], value[:, :, 0]))
+        q, k, v = parts  # (rows, heads, width, head_dim)
+        return place.joined(attend_last(q, *self.update(k, v), bias, scale))
 
     def _attend_block(
         self,
@@ -266,23 +318,32 @@ class RowCache(Cache):
         columns: Sequence[int],
         device: torch.device,
         blocks: Sequence[tuple[int, int, int]] = (),
+        widths: Sequence[int] = (),
     ) -> torch.Tensor | None:
-        """Next, rows 0, 1, … write one column each, and other rows blocks: (row, start, stop).
+        """Next, rows 0, 1, … write from a column on, and other rows blocks: (row, start, stop).
+
+        Args:
+            widths: columns that each row writes, one where left out.
 
         Returns:
-            Their columns as a tensor (rows, 1); None where all write the same: then every row sees
-            all that is read.
+            Their columns as a tensor (rows, width of the widest), the last one repeated; None where
+            all write one and the same: then every row sees all that is read.
         """
-        last, place = max(columns, default=-1), self.place
+        place = self.place
+        widths = widths or [1] * len(columns)
+        written = [range(a, a + n) for a, n in zip(columns, widths, strict=True)]
+        stop = max((own.stop for own in written), default=0)
         rows = [len(columns), *(row + 1 for row, _, _ in blocks)]
-        self.reserve(max(rows), max([last + 1, *(stop for _, _, stop in blocks)]))
-        place.rows, place.start, place.stop = slice(0, len(columns)), last, last + 1
+        self.reserve(max(rows), max([stop, *(end for _, _, end in blocks)]))
+        place.count, place.width = sum(widths), max(widths, default=1)
+        place.rows, place.start, place.stop = slice(0, len(columns)), stop - place.width, stop
+        place.taken, place.left = _unlike(widths, device)
         place.at, place.blocks = None, tuple((*b, _later(*b[1:], device)) for b in blocks)
-        if min(columns, default=-1) == last:
+        if place.width == 1 and min(columns, default=-1) == stop - 1:
             return None
-        at = torch.tensor(columns, device=device)[:, None]
+        at = torch.tensor([_repeated(own, place.width) for own in written], device=device)
         shapes = [buffer.shape for buffer in self.layers[0].buffers]
-        keys, values = (at[..., None, None].expand(-1, s[1], 1, s[3]) for s in shapes)
+        keys, values = (at[:, None, :, None].expand(-1, s[1], -1, s[3]) for s in shapes)
         place.at = keys, values
         return at
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, JanusVisionConfig, PreTrainedConfig
 
+from unified.pattern import SLOPE, check, pictured
 from unified.sequence import Frame, Layout
 from unified.vocabulary import Vocabulary
 
@@ -48,6 +49,10 @@ class UnifiedImageConfig(PreTrainedConfig):
         codebooks, books: sizes of the codec's codebooks, and the one of each code of a picture.
         place_embedding: add a learnt embedding of a code's place in the picture, so that a place
             can be attended to whatever its distance in the sequence (editing copies by place).
+        pattern: the order in which codes are written, one of `unified.pattern.PATTERNS`; in all but
+            raster several a step.
+        slope: of the wavefront (`unified.pattern.wavefront`).
+        grid: rows and columns of the tiles that the codes belong to, None where there are none.
         shared: first of the rows of the decoder's own embedding and head that are the codes'; then
             there is no embedding, aligner or head besides. See `Vocabulary`.
     """
@@ -59,7 +64,14 @@ class UnifiedImageConfig(PreTrainedConfig):
     embedding_size: int = 128
     head_size: int = 256
     place_embedding: bool = True
+    pattern: str = "raster"
+    slope: int = SLOPE
+    grid: list[int] | tuple[int, int] | None = None
     shared: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check(self.pattern, self.slope)
+        super().__post_init__(**kwargs)
 
     @property
     def codebook_size(self) -> int:
@@ -152,6 +164,7 @@ class UnifiedConfig(PreTrainedConfig):
             reread=self.reread,
             unconditional=self.unconditional,
             frame=framed(self.frame),
+            pattern=pictured(image.pattern, image.length, image.grid, image.slope),
         )
 
 

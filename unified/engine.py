@@ -3,9 +3,9 @@
 Requests are served together (`unified.batch`), each in its own grammar state. A guided request has
 a twin that sees the codes so far, and before them what the layout calls unconditional: nothing but
 `<bos> <assistant> <image>`, or the row itself in pads, without what it drew before. Each request
-draws from its own generator, so its tokens do not depend on its neighbours, save where two choices
-are equal to the last digits: products of several rows are not rounded like those of one. `naive`
-is the same without cache or batch, for the tests.
+draws from its own generator, a noise for each choice in the order of its ids, so its tokens do not
+depend on its neighbours, save where two choices are equal to the last digits: products of several
+rows are not rounded like those of one. `naive` is the same without cache or batch, for the tests.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from unified.batch import Lane, Session
 from unified.capture import wanted
 from unified.fixed import Fixed
 from unified.grammar import Grammar
-from unified.modeling import UnifiedForConditionalGeneration, code_places
+from unified.modeling import UnifiedForConditionalGeneration
 from unified.prefixes import MEMORY, Prefixes
 from unified.sampling import Sampling, chance, choose, guidance_weight
 from unified.step import Step
@@ -93,6 +94,8 @@ class Row:
     Attributes:
         lanes: of a batch that it may take: itself and its twin.
         lane, twin: those that it has. features: of the view being read back. reread: such views.
+        fresh: ids of the reply that were chosen together, last.
+        codes: of the picture that is being drawn, in written order.
     """
 
     request: Request
@@ -105,8 +108,9 @@ class Row:
     twin: Lane | None = None
     features: torch.Tensor | None = None
     reread: int = 0
+    fresh: int = 1
     codes: list[int] = field(default_factory=list)
-    at: int | None = None  # the next of what a picture is made of, where one is being drawn
+    at: int | None = None  # the next step of a picture, where one is being drawn
     picture: list[int] = field(default_factory=list)  # ids of the one being drawn, <image> first
     done: bool = False
     others: int = 0  # ids written outside of drawn pictures
@@ -147,12 +151,10 @@ class Engine:
         self.aside: bool | None = None
         self._beside: ThreadPoolExecutor | None = None
         self._stream: torch.cuda.Stream | None = None  # of that thread
-        # what stands between <image> and <image_end>: an id that is always the same, or a choice
-        self.plan: tuple[int | range, ...] = tuple(
-            self.layout.codes_at(place) if due is None else due
-            for due, place in zip(self.layout.written, self.layout.places, strict=True)
-        )
-        self._last = max(k for k, due in enumerate(self.plan) if not isinstance(due, int))
+        self.plan, self._places = self.layout.steps, self.layout.order.steps
+        chosen = [isinstance(step[0], range) for step in self.plan]
+        self._chosen = tuple(accumulate(chosen, initial=0))  # steps before each that wrote codes
+        self._last = max(k for k, codes in enumerate(chosen) if codes)
         self._bars: dict[bool, torch.Tensor] = {}
 
     def serve(self, rows: int) -> Session:
@@ -210,6 +212,9 @@ class Engine:
         grammar = Grammar(self.layout)
         for token in request.ids:
             grammar.advance(token)
+        if self.layout.pattern is not None and grammar.state == "codes":
+            raise ValueError("the ids end within a picture; it is written whole, several codes a"
+                             " step: end them before <image>")  # fmt: skip
         self._check_views(request)
         generator = chance(request.seed, self.model.device)
         guided = request.sampling.guidance_scale != 1 and may_draw
@@ -232,32 +237,28 @@ class Engine:
         """Whether a row's next choices want its twin: while codes of a picture are to come."""
         return row.guided and row.at is not None and row.at <= self._last
 
-    def choose(self, rows: list[Row], hidden: torch.Tensor) -> list[int]:
-        """The next id of every row, which takes it.
+    def choose(self, rows: list[Row], hidden: torch.Tensor) -> list[list[int]]:
+        """What every row writes next, which takes it: an id, or the codes of a step.
 
         Args:
             hidden: (lanes, D), of the rows and their twins, as their lanes lie.
         """
         heads = [self._head(row) for row in rows]
-        logits: list[torch.Tensor | None] = [None] * len(rows)
+        logits: dict[int, torch.Tensor] = {}
         texts = [k for k, head in enumerate(heads) if head == "text"]
-        codes = [k for k, head in enumerate(heads) if head == "image"]
+        codes = [row for row, head in zip(rows, heads, strict=True) if head == "image"]
         if texts:  # a head runs only for the rows in which it is live
             lanes = [rows[k].lane for k in texts]
             given = self.model.text_logits(_of(hidden, lanes)).float().cpu()  # from a GPU at once
             for k, found in zip(texts, given, strict=True):
                 logits[k] = found
-        if codes:
-            twins = [k for k in codes if rows[k].twin is not None]
-            lanes = [rows[k].lane for k in codes] + [rows[k].twin for k in twins]
-            given = self.model.image_logits(_of(hidden, lanes)).float().cpu()  # read weights once
-            for k, found in zip(codes, given, strict=False):
-                logits[k] = found
-            for k, without in zip(twins, given[len(codes) :], strict=True):
-                logits[k] = without + self._weight(rows[k]) * (logits[k] - without)
+        drawn = iter(self._drawn(codes, hidden) if codes else ())
         chosen = []
-        for row, head, found in zip(rows, heads, logits, strict=True):
-            chosen.append(self._next(row, head, found))
+        for k, (row, head) in enumerate(zip(rows, heads, strict=True)):
+            if head == "image":
+                chosen.append(next(drawn))
+            else:
+                chosen.append([self._forced(row) if head is None else self._word(row, logits[k])])
             self._advance(row, chosen[-1])
         return chosen
 
@@ -265,35 +266,58 @@ class Engine:
         """Which head chooses a row's next id, None where it is forced. See `Grammar.head`."""
         if row.at is None:
             return row.grammar.head
-        return None if isinstance(self.plan[row.at], int) else "image"
+        return "image" if isinstance(self.plan[row.at][0], range) else None
 
     def _weight(self, row: Row) -> float:
-        """Of guidance, for the next code."""
-        sampling, length = row.request.sampling, self.layout.image_length
-        return guidance_weight(sampling.guidance_scale, sampling.schedule, len(row.codes), length)
+        """Of guidance, for the codes of the next step."""
+        sampling, steps = row.request.sampling, self._chosen[-1]
+        done = self._chosen[row.at or 0]
+        return guidance_weight(sampling.guidance_scale, sampling.schedule, done, steps)
 
-    def _next(self, row: Row, head: str | None, logits: torch.Tensor | None) -> int:
-        """The id that a row writes next."""
+    def _drawn(self, rows: list[Row], hidden: torch.Tensor) -> list[list[int]]:
+        """The codes of every row's next step, chosen one after the other: each takes the next noise
+        of its request. hidden: as for `choose`."""
+        steps = [row.grammar.choices() if row.at is None else self.plan[row.at] for row in rows]
+        out: list[list[int]] = [[] for _ in rows]
+        start = self.vocabulary.image_start
+        for n in range(max(map(len, steps))):
+            live = [k for k, step in enumerate(steps) if n < len(step)]
+            twins = [k for k in live if rows[k].twin is not None]
+            lanes = [rows[k].lane for k in live] + [rows[k].twin for k in twins]
+            states = _of(hidden, lanes)
+            if self.model.code_aim is not None:
+                told = [(self._places[rows[k].at or 0][n], *out[k]) for k in (*live, *twins)]
+                aim = torch.tensor(told, device=hidden.device)
+                states = self.model.code_aim(states, aim[:, 0], aim[:, 1:] - start)
+            logits = self.model.image_logits(states).float().cpu()  # weights are read once
+            own = dict(zip(live, logits, strict=False))
+            for k, without in zip(twins, logits[len(live) :], strict=True):
+                own[k] = without + self._weight(rows[k]) * (own[k] - without)
+            for k in live:
+                out[k].append(self._code(rows[k], own[k], steps[k][n]))  # type: ignore[arg-type]
+        return out
+
+    def _forced(self, row: Row) -> int:
+        """The id that a row must write."""
+        if row.at is None:
+            return row.grammar.forced
+        (due,) = self.plan[row.at]
+        assert isinstance(due, int)
+        return due
+
+    def _code(self, row: Row, logits: torch.Tensor, allowed: range) -> int:
+        sampling, start = row.request.sampling, self.vocabulary.image_start
+        return allowed.start + choose(
+            logits[allowed.start - start : allowed.stop - start],
+            row.generator,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+        )
+
+    def _word(self, row: Row, logits: torch.Tensor) -> int:
         vocabulary, sampling, request = self.vocabulary, row.request.sampling, row.request
-        if row.at is not None:
-            allowed = self.plan[row.at]
-        elif head == "image":
-            (allowed,) = row.grammar.choices()
-        else:
-            allowed = row.grammar.forced if head is None else range(0)
-        if isinstance(allowed, int):
-            return allowed
-        assert logits is not None
-        if head == "image":
-            start = vocabulary.image_start
-            return allowed.start + choose(
-                logits[allowed.start - start : allowed.stop - start],
-                row.generator,
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                min_p=sampling.min_p,
-            )
         room = min(request.most, self.context - len(request.ids)) - len(row.reply.ids)
         block = self.layout.drawn_length + 1
         end, image = vocabulary.control("end"), vocabulary.control("image")
@@ -316,27 +340,28 @@ class Engine:
             self._bars[draw] = known
         return known
 
-    def _advance(self, row: Row, token: int) -> None:
-        vocabulary = self.vocabulary
-        row.reply.ids.append(token)
+    def _advance(self, row: Row, ids: list[int]) -> None:
+        vocabulary, start = self.vocabulary, self.vocabulary.image_start
+        row.reply.ids += ids
+        row.fresh = len(ids)
         if row.at is not None:  # inside a picture nothing is left to the grammar
             row.at += 1
-            row.picture.append(token)
-            if token >= vocabulary.image_start:
-                row.codes.append(token - vocabulary.image_start)
+            row.picture += ids
+            row.codes += [token - start for token in ids if token >= start]
             if row.at == len(self.plan):
                 row.at, row.grammar.state, row.grammar.left = None, "image_end", 0
             return
+        (token,) = ids
         row.grammar.advance(token)
         row.others += not row.drawing
         if row.drawing:
             row.picture.append(token)
         else:
             row.picture.clear()
-        if row.grammar.state == "codes" and row.grammar.left == len(self.plan):
+        if row.grammar.state == "codes" and row.grammar.left == len(self.layout.written):
             row.at = 0
-        if token >= vocabulary.image_start:
-            row.codes.append(token - vocabulary.image_start)
+        if token >= start:
+            row.codes.append(token - start)
         elif row.grammar.state == "after_codes":
             row.reply.pictures.append(self._pixels(row.codes))
             row.codes = []
@@ -347,8 +372,9 @@ class Engine:
             room = min(row.request.most, self.context - len(row.request.ids))
             row.reply.reason = "length" if len(row.reply.ids) >= room else "end"
 
-    def _pixels(self, codes: list[int]) -> torch.Tensor | Future[torch.Tensor]:
-        """The picture (C, H, W) of its codes, at once or by the thread beside."""
+    def _pixels(self, written: list[int]) -> torch.Tensor | Future[torch.Tensor]:
+        """The picture (C, H, W) of its codes as written, at once or by the thread beside."""
+        codes = self.layout.order.read(written)
 
         device = self.model.device
 
@@ -379,7 +405,7 @@ class Engine:
             if row.twin is not None:
                 before = [*self.twin_prompt(row), *row.picture]
                 hidden = torch.cat([hidden, self._whole(before, None)])
-            ids += self.choose([row], hidden)
+            ids += self.choose([row], hidden)[0]
         return row.reply
 
     def twin_prompt(self, row: Row) -> list[int]:
@@ -406,8 +432,8 @@ class Engine:
             features = self.model.features(torch.cat([p.to(device) for p in parts]))
             if reread:  # a view half written has fewer slots
                 features = features.flatten(0, 1)[:open_views][None]
-        places = code_places(tensor, self.vocabulary.control("image"), self.vocabulary.image_start)
-        return self.model.hidden(self.model.embed(tensor, places, features))[:, -1]
+        embeds = self.model.embed(tensor, self.model.places(tensor), features)
+        return self.model.hidden(embeds)[:, -1]
 
 
 def _of(hidden: torch.Tensor, lanes: list[Lane | None]) -> torch.Tensor:

@@ -468,7 +468,7 @@ class Unified:
             elif token == closing and codes:
                 image = _counted(UnifiedImageProcessor.picture(reply.pictures[drawn]), reply)
                 drawn += 1
-                self._remember(image, codes)
+                self._remember(image, self.layout.order.read(codes))
                 codes, drawing, reading = [], False, self.layout.reread
                 yield ImageDone(image)
             elif token == seen:

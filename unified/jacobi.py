@@ -20,7 +20,6 @@ import torch
 
 from unified.cache import block_cache
 from unified.engine import Engine, Reply, Request
-from unified.modeling import code_places
 from unified.sampling import chance, guidance_weight, gumbel, noisiest
 from unified.step import ROPES
 
@@ -55,6 +54,10 @@ def check(engine: Engine, request: Request, window: int = WINDOW) -> None:
         )
     if not engine.codec.decodes:
         raise ValueError("this model cannot draw: its picture tokenizer came without a decoder")
+    if engine.layout.pattern is not None:
+        raise ValueError(
+            "this model writes several codes a step as it is, by its pattern: draw without parallel"
+        )
     config = engine.model.config.text_config
     kind = (config.rope_parameters or {}).get("rope_type", "default")
     if kind not in ROPES or getattr(config, "use_sliding_window", False):
@@ -144,11 +147,9 @@ class _Picture:
             gumbel(vocabulary.text_head, self.generator)
         self.noise: list[torch.Tensor] = []  # of each code
         self.guide: torch.Tensor | None = None  # logits of the last place looked at, (codes,)
-        self._prefill(prompts, request.views, control("pad"), control("image"))
+        self._prefill(prompts, request.views, control("pad"))
 
-    def _prefill(
-        self, prompts: list[list[int]], views: torch.Tensor | None, pad: int, image: int
-    ) -> None:
+    def _prefill(self, prompts: list[list[int]], views: torch.Tensor | None, pad: int) -> None:
         """Fill the cache with prompts, padded on the left."""
         model, config = self.model, self.model.config.text_config
         self.lengths, longest = [len(prompt) for prompt in prompts], max(map(len, prompts))
@@ -158,11 +159,10 @@ class _Picture:
         starts = torch.tensor([[longest - n] for n in self.lengths], device=self.device)
         self.seen = (steps >= starts).long()
         features = None if views is None else model.features(views.to(self.device))
-        places = code_places(ids, image, self.start)
         self.cache = block_cache(config.num_hidden_layers, longest + len(self.line))
         positions = (steps - starts).clamp_min(0)
         model.hidden(
-            model.embed(ids, places, features),
+            model.embed(ids, model.places(ids), features),
             cache=self.cache, mask=self.seen, positions=positions,
         )  # fmt: skip
         self.prompt = longest

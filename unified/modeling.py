@@ -4,6 +4,10 @@
     picture codes ------> embedding -> aligner (+ place) --> decoder --> text head | image head
     pictures -----------> understanding encoder, aligner -/
 
+Codes that are written in one step (`unified.pattern`) are all predicted from the last position
+before the step, from which the image head is aimed at each: by the place of the code, and by those
+of the step that are chosen already (`Aim`). That is all that decoding has when it chooses them.
+
 Of a published model some parts may be absent: the encoder, and what codes have beside the decoder's
 own embedding and head (`UnifiedImageConfig.shared`).
 
@@ -40,10 +44,14 @@ NORMS = (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, ChameleonRMSNorm)
 
 
 def code_places(ids: torch.Tensor, image_token: int, image_start: int) -> torch.Tensor:
-    """Place of every code within its picture, 0 elsewhere. ids (B, S) -> (B, S)."""
+    """Place of every code within its picture, as written, 0 elsewhere. ids (B, S) -> (B, S)."""
+    return torch.where(ids >= image_start, _since(ids, image_token) - 1, 0)
+
+
+def _since(ids: torch.Tensor, token: int) -> torch.Tensor:
+    """How far back that token last stood, from each position. ids (B, S) -> (B, S)."""
     steps = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    opened = torch.where(ids == image_token, steps, 0).cummax(dim=1).values
-    return torch.where(ids >= image_start, steps - opened - 1, 0)
+    return steps - torch.where(ids == token, steps, 0).cummax(dim=1).values
 
 
 def _with_fast_norms(decoder: Any) -> Any:
@@ -77,6 +85,31 @@ def _encoder(vision: Any, out: int) -> nn.Module:
         merge=vision.merge,
         out=out,
     )
+
+
+class Aim(nn.Module):
+    """What the image head is told of a code that shares its step with others: its place, and the
+    codes of the step before it. The decoder runs once a step; this is all that keeps two codes of a
+    step from both beginning one thing.
+
+    Nothing is told at first, so that weights of raster order begin as they are.
+    """
+
+    def __init__(self, places: int, codes: int, width: int):
+        super().__init__()
+        self.nothing = codes  # stands where no code does
+        self.place = nn.Parameter(torch.zeros(places, width))
+        self.beside = nn.Parameter(torch.zeros(codes + 1, width))
+
+    def forward(
+        self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor
+    ) -> torch.Tensor:
+        """hidden (N, D), places (N,), before (N, n), the codes of the step before each or
+        `nothing` -> (N, D)."""
+        aimed = hidden + self.place[places]
+        if not before.shape[1]:
+            return aimed
+        return aimed + F.embedding_bag(before, self.beside, mode="sum", padding_idx=self.nothing)
 
 
 @dataclass
@@ -118,6 +151,11 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         )
         self.code_aligner = MLP(image.embedding_size, width, width) if own else None
         self.code_place = nn.Embedding(image.length, width) if places else None
+        self.pattern = config.layout.pattern
+        sizes = image.length, image.codebook_size, width
+        self.code_aim = Aim(*sizes) if self.pattern is not None else None
+        if self.pattern is not None and self._slides:
+            raise ValueError("this decoder sees a window alone: pattern raster")
         self.text_head = nn.Linear(width, config.vocabulary.text_head, bias=False)
         self.image_head = MLP(width, image.head_size, image.codebook_size) if own else None
         self.post_init()
@@ -126,6 +164,9 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, UnderstandingEncoder):
             nn.init.normal_(module.position, std=0.02)
+        elif isinstance(module, Aim):
+            nn.init.zeros_(module.place)
+            nn.init.zeros_(module.beside)
         elif isinstance(module, UnifiedForConditionalGeneration):
             if module.code_embedding is None:
                 return
@@ -145,7 +186,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
 
         Args:
             ids: (B, S).
-            places: (B, S), of each code in its picture (`code_places`).
+            places: (B, S), of each code in its picture (`places`).
             features: (N, slots, D) of the N views in `ids`, in reading order.
 
         Returns:
@@ -171,6 +212,15 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             x = x.masked_scatter(is_slot[..., None], features.to(x.dtype))
         return x
 
+    def places(self, ids: torch.Tensor) -> torch.Tensor:
+        """Place of every code in its picture, in the codec's order whatever the order they are
+        written in, 0 elsewhere. ids (B, S) -> (B, S)."""
+        vocabulary = self.config.vocabulary
+        written = code_places(ids, vocabulary.control("image"), vocabulary.image_start)
+        if self.pattern is None:
+            return written
+        return torch.tensor(self.pattern.order, device=ids.device)[written]
+
     def _codes(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (N,) as the decoder's inputs, (N, D)."""
         if self.code_embedding is None or self.code_aligner is None:
@@ -190,7 +240,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         return logits
 
     def image_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., D) -> (..., codes)."""
+        """(..., D), aimed where there is a pattern -> (..., codes)."""
         if self.image_head is not None:
             own: torch.Tensor = self.image_head(hidden)
             return own
@@ -267,10 +317,9 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         mask: torch.Tensor | None,
         positions: torch.Tensor | None,
     ) -> torch.Tensor:
-        vocabulary = self.config.vocabulary
-        places = code_places(ids, vocabulary.control("image"), vocabulary.image_start)
         features = None if pixels is None else self.features(pixels)
-        return self.hidden(self.embed(ids, places, features), mask=mask, positions=positions)
+        embeds = self.embed(ids, self.places(ids), features)
+        return self.hidden(embeds, mask=mask, positions=positions)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pictures (N, C, H, W) -> features of their views, (N, slots, D).
@@ -301,8 +350,27 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         is_text = (labels >= 0) & ~is_code
         sizes = self.config.vocabulary.text_head, self.config.image_config.codebook_size
         text = self._losses(self.text_logits, hidden[is_text], labels[is_text], sizes[0])
-        codes = labels[is_code] - start
-        return text, self._losses(self.image_logits, hidden[is_code], codes, sizes[1])
+        codes, before = labels[is_code] - start, self._before(hidden, ids, is_code)
+        return text, self._losses(self.image_logits, before, codes, sizes[1])
+
+    def _before(
+        self, hidden: torch.Tensor, ids: torch.Tensor, is_code: torch.Tensor
+    ) -> torch.Tensor:
+        """What codes are predicted from, (codes, D): the last position before the step of each,
+        aimed. is_code: (B, S), whether a position's next id is a code that is a target."""
+        if self.pattern is None or self.code_aim is None:
+            return hidden[is_code]
+        order, lags = (torch.tensor(table, device=ids.device)
+                       for table in (self.pattern.order, self.pattern.lags))  # fmt: skip
+        vocabulary = self.config.vocabulary
+        written = _since(ids, vocabulary.control("image"))[is_code]
+        rows, last = is_code.nonzero(as_tuple=True)
+        lag = lags[written]
+        back = torch.arange(max(self.pattern.lags), device=ids.device)  # from the last code on
+        before = ids[rows[:, None], (last[:, None] - back).clamp_min(0)] - vocabulary.image_start
+        before = torch.where(back < lag[:, None], before, self.code_aim.nothing)
+        aimed: torch.Tensor = self.code_aim(hidden[rows, last - lag], order[written], before)
+        return aimed
 
     def _losses(
         self, head: Head, hidden: torch.Tensor, targets: torch.Tensor, size: int

@@ -30,6 +30,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from unified.configuration import UnifiedConfig, framed
 from unified.media.picture import square
+from unified.pattern import SLOPE, pictured
 from unified.sequence import Layout, Picture, Text, Turn
 from unified.tokenizers.text import PublishedTokenizer, TextTokenizer
 from unified.vocabulary import Vocabulary
@@ -177,7 +178,7 @@ class UnifiedProcessor(ProcessorMixin):
 
     Args:
         text_size, control_ids, template, reread, unconditional, frame: as in `UnifiedConfig`.
-        shared: as in `UnifiedImageConfig`.
+        shared, pattern, slope, grid: as in `UnifiedImageConfig`.
         chat_template: that of a published model, kept for those who run it; never run here.
     """
 
@@ -196,6 +197,9 @@ class UnifiedProcessor(ProcessorMixin):
         unconditional: str = "fresh",
         frame: dict[str, Any] | None = None,
         shared: int | None = None,
+        pattern: str = "raster",
+        slope: int = SLOPE,
+        grid: Sequence[int] | None = None,
         **kwargs: Any,
     ):
         self.codebooks, self.books = list(codebooks), list(books)
@@ -203,6 +207,7 @@ class UnifiedProcessor(ProcessorMixin):
         self.control_ids, self.template = control_ids, template
         self.reread, self.unconditional = reread, unconditional
         self.frame, self.shared = frame, shared
+        self.pattern, self.slope, self.grid = pattern, slope, grid
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -232,6 +237,9 @@ class UnifiedProcessor(ProcessorMixin):
             unconditional=config.unconditional,
             frame=config.frame,
             shared=config.image_config.shared,
+            pattern=config.image_config.pattern,
+            slope=config.image_config.slope,
+            grid=config.image_config.grid,
         )
 
     @property
@@ -245,6 +253,7 @@ class UnifiedProcessor(ProcessorMixin):
             reread=self.reread,
             unconditional=self.unconditional,
             frame=framed(self.frame),
+            pattern=pictured(self.pattern, len(self.books), self.grid, self.slope),
         )
 
     def prompt(

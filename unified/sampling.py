@@ -92,10 +92,9 @@ def filter_logits(
         logits = logits.masked_fill(logits < low, -torch.inf)
     if top_p < 1:
         ordered, order = logits.sort(-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        drop = (before >= top_p).index_fill(
-            -1, torch.zeros(1, dtype=torch.long, device=logits.device), False
-        )
+        shares = ordered.softmax(-1)
+        drop = shares.cumsum(-1) - shares >= top_p
+        drop[..., 0] = False
         logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
     return logits
 

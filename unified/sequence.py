@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, pairwise
 
+from unified.pattern import Pattern, raster
 from unified.vocabulary import ROLES, Vocabulary, book_ranges
 
 
@@ -31,7 +33,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Picture:
-    """codes: in written order, None where it stands as a view only. loss: whether the codes are
+    """codes: in the codec's order, None where it stands as a view only. loss: whether the codes are
     learnt; None: as its turn says."""
 
     codes: tuple[int, ...] | None
@@ -103,12 +105,13 @@ class Layout:
 
     Attributes:
         codebooks: sizes of the picture codebooks; together the vocabulary's image range.
-        books: the codebook of each code of a picture, in written order.
+        books: the codebook of each code of a picture, in the codec's order.
         view_length: slots of a view; 0 where there is no encoder.
         reread: what was drawn is read back as a view, in the reply and in later turns.
         unconditional: what guidance compares a picture with: "fresh", a reply to nothing, or
             "padded", the same prompt with <pad> for all but its first id.
         frame: what stands among the codes of a picture.
+        pattern: in which order and steps they are written; None: one by one, in the codec's order.
     """
 
     vocabulary: Vocabulary
@@ -118,8 +121,15 @@ class Layout:
     reread: bool = True
     unconditional: str = "fresh"
     frame: Frame = Frame()
+    pattern: Pattern | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.pattern is not None:
+            if len(self.pattern.order) != len(self.books):
+                raise ValueError(f"a pattern of {len(self.pattern.order)} codes; a picture has "
+                                 f"{len(self.books)}")  # fmt: skip
+            if self.frame != Frame():
+                raise ValueError("ids that stand among codes want them one by one: pattern raster")
         if self.unconditional not in ("fresh", "padded"):
             raise ValueError(f"unconditional is {self.unconditional!r}; one of fresh, padded")
         if sum(self.codebooks) != self.vocabulary.image_size:
@@ -134,6 +144,17 @@ class Layout:
     def image_length(self) -> int:
         """Codes of a picture."""
         return len(self.books)
+
+    @cached_property
+    def order(self) -> Pattern:
+        """Codes of a picture in the codec's order <-> as they are written."""
+        return self.pattern or raster(1, self.image_length)
+
+    @property
+    def first_codes(self) -> tuple[int, ...]:
+        """A picture: of every codebook its first code, in the codec's order."""
+        ranges = book_ranges(self.codebooks)
+        return tuple(ranges[book].start for book in self.books)
 
     @property
     def views(self) -> bool:
@@ -165,10 +186,19 @@ class Layout:
         """Whether roles are tokens."""
         return "user" in self.vocabulary.controls
 
+    @cached_property
+    def steps(self) -> tuple[tuple[int | range, ...], ...]:
+        """What stands between <image> and <image_end>, by the steps that write it: an id that is
+        always the same, or the ids of which one is chosen."""
+        pairs = zip(self.written, self.places, strict=True)
+        ids = tuple(self.codes_at(place) if due is None else due for due, place in pairs)
+        ends = accumulate(self.order.sizes or (1,) * len(ids), initial=0)
+        return tuple(ids[start:end] for start, end in pairwise(ends))
+
     def codes_at(self, place: int) -> range:
-        """Ids that may stand at a place of a picture: those of its codebook."""
+        """Ids that may be written as the `place`-th code of a picture: those of its codebook."""
         start = self.vocabulary.image_start
-        codes = book_ranges(self.codebooks)[self.books[place]]
+        codes = book_ranges(self.codebooks)[self.books[self.order.order[place]]]
         return range(start + codes.start, start + codes.stop)
 
     def flatten(self, turns: list[Turn] | tuple[Turn, ...], reply: bool = False) -> Sequence:
@@ -214,7 +244,7 @@ class Layout:
             if len(picture.codes) != self.image_length:
                 raise ValueError(f"{len(picture.codes)} codes; a picture has {self.image_length}")
             out.add([control("image")], learn)
-            ids = self.vocabulary.image_ids(list(picture.codes))
+            ids = self.vocabulary.image_ids(self.order.write(picture.codes))
             for place, token in enumerate(ids):
                 self.check_code(token, place)
             for due, place in zip(self.written, self.places, strict=True):
@@ -256,7 +286,7 @@ class Layout:
         codes: list[int] | None = None
         parts: list[Text | Picture] = []
         role = ""
-        vocabulary = self.vocabulary
+        vocabulary, order = self.vocabulary, self.order
         for place, token in enumerate(ids):
             within = grammar.due is not None
             try:
@@ -269,7 +299,7 @@ class Layout:
             name = vocabulary.name(token)[1:-1] if kind == "control" else ""
             if kind == "text":
                 if codes is not None:
-                    parts.append(Picture(tuple(codes), view=False))
+                    parts.append(Picture(tuple(order.read(codes)), view=False))
                     codes = None
                 text.append(token)
             elif kind == "image":
@@ -280,7 +310,7 @@ class Layout:
                     parts.append(Text(tuple(text)))
                     text = []
                 if codes is not None and name != "view":
-                    parts.append(Picture(tuple(codes), view=False))
+                    parts.append(Picture(tuple(order.read(codes)), view=False))
                     codes = None
                 if name == "image":
                     codes = []
@@ -288,7 +318,7 @@ class Layout:
                     turns.append(Turn(role, tuple(parts)))
                     parts = []
             elif name == "view_end":
-                parts.append(Picture(None if codes is None else tuple(codes)))
+                parts.append(Picture(None if codes is None else tuple(order.read(codes))))
                 codes = None
             elif name in ROLES:
                 role = name

@@ -127,6 +127,15 @@ def bench_decode(
     ] = 96,
     parallel: InParallel = None,
     window: Window = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="DIR",
+            help="Whole pictures of this model instead; repeat it to compare several. A pattern"
+            " (raster, wavefront) is the default size with random weights.",
+        ),
+    ] = None,
     threads: Threads = None,
     out: Out = None,
     seed: Seed = 0,
@@ -138,8 +147,11 @@ def bench_decode(
 
     With --parallel, many codes a pass beside one by one, and so of the shipped model's pictures. On
     a GPU steps recorded as CUDA graphs stand beside steps that are not.
+    With --model, whole pictures of each of these models, at their own guidance, without words.
     """
     how = parallel_options(parallel, window)
+    if models:
+        return _bench_pictures(models, rounds, threads, out, seed)
     with status("Loading torch") as change:
         import torch
 
@@ -183,6 +195,49 @@ def bench_decode(
         for row in pictures:
             line = f"{row['rate']:.1f} codes a second, {row['passes']:.1f} passes a picture"
             Console().print(f"{row['way']}: {line}, words before it counted in", highlight=False)
+
+
+def _bench_pictures(
+    models: list[str], rounds: int, threads: int | None, out: Path | None, seed: int
+) -> None:
+    """Whole pictures of several models, turn by turn."""
+    with status("Loading torch") as change:
+        import torch
+
+        from unified.eval import decoding
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        change("Loading models")
+        handles = {name: _patterned(name, seed) for name in models}
+        change("Drawing in turns")
+        rows = decoding.pictures(handles, rounds, seed)
+    if _written(rows, out):
+        table = Table("model", "seconds a picture", "ratio", "passes")
+        for row in rows:
+            table.add_row(row["way"], f"{row['each']:.3f}", f"{row['ratio']:.2f}",
+                          f"{row['passes']:.0f}")  # fmt: skip
+        Console().print(table)
+        _print_machine(rows[0]["settings"], Console())
+
+
+def _patterned(name: str, seed: int) -> Any:
+    """A model by its directory; by the name of a pattern the default one, with random weights."""
+    from unified.handle import Unified
+    from unified.pattern import PATTERNS
+    from unified.processing import UnifiedProcessor
+    from unified.sampling import Sampling
+    from unified.train.model import build
+    from unified.train.recipe import read
+
+    if name not in PATTERNS:
+        return load(name, "cpu")
+    shipped, plan = load(None, "cpu"), read("toybox", [f"model.image.pattern={name}"])
+    assert plan.model is not None
+    words = shipped.processor.tokenizer
+    model = build(plan.model, words, shipped.codec, seed, "cpu")
+    processor = UnifiedProcessor.of(model.config, words)
+    return Unified(model, processor, shipped.codec, sampling=Sampling(**plan.sampling))
 
 
 def _print_decode(rows: list[dict[str, Any]]) -> None:
