@@ -46,7 +46,7 @@ class TuningConfig(BaseModel):
     weight: int = Field(default=1, ge=1)  # of the data, beside the toybox tasks
     toybox: dict[str, int] = {}  # tasks of the toybox that keep what the model knows, by weight
     beta: float = Field(default=0.1, gt=0)  # of preference data: how far the reference holds
-    anchor: float = Field(default=0.0, ge=0)  # of preference data: of the better reply by itself
+    anchor: float = Field(default=1.0, ge=0)  # of preference data: of the better reply by itself
 
 
 def read_config(path: Path | None, overrides: list[str]) -> TuningConfig:
