@@ -280,7 +280,7 @@ def preferences(path: Path, folder: Path, count: int = 6) -> Path:
 
 def test_a_replys_probability_is_the_sum_over_its_tokens(tiny_run: Path, tmp_path: Path) -> None:
     data = read(str(preferences(tmp_path / "pairs.jsonl", tmp_path / "pictures")))
-    config = read_config(None, ["loop.batch_size=3", "micro_batch=6"])
+    config = read_config(None, ["loop.batch_size=3", "micro_batch=6", "anchor=0"])
     stage = prepare(load(tiny_run / "model", device="cpu"), data, config)
     assert isinstance(stage, PreferenceStage)
     (part,) = stage.batch(0)

@@ -86,7 +86,7 @@ def test_damaged_weights_are_refused_by_name(tiny_run: Path, tmp_path: Path) -> 
     ("change", "message"),
     [
         ("pretrain.loop.stepz=3", r"unknown key 'pretrain\.loop\.stepz'; one of steps, batch_size"),
-        ("scale=huge", "unknown scale 'huge'; one of vq, tiny"),
+        ("scale=huge", "unknown scale 'huge'; one of vq, short, wavefront, tiny"),
         ("pretrain.loop.steps=none", r"pretrain\.loop\.steps"),
         ("steps", "key=value"),
     ],
