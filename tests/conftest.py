@@ -42,3 +42,11 @@ def tiny(tiny_run: Path) -> Unified:
     from unified.handle import load
 
     return load(tiny_run / "model", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_janus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small random Janus as transformers saves it."""
+    from unified.eval.decoding import random_janus
+
+    return random_janus(tmp_path_factory.mktemp("janus"), "tiny")

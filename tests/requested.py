@@ -38,6 +38,10 @@ def engine_of(handle: Unified, captured: bool | None) -> Engine:
     return engine
 
 
+def ids(engine: Engine, request: Request) -> list[int]:
+    return engine.run([request])[0].ids
+
+
 def run(engine: Engine, requests: list[Request], rows: int = 64) -> tuple[list[Reply], int, int]:
     """All replies; steps of the batch, and how often it was asked for some."""
     session, calls = engine.serve(rows), 0

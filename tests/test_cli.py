@@ -206,7 +206,10 @@ def test_schedules_are_the_sampling_module_s() -> None:
         (["train", "nothing"], "unknown recipe 'nothing'; one of audio, janus_pro, pixels, seed"),
         (["train", "audio", "--stage", "chat"], "the recipe 'audio' has no stage 'chat'"),
         (["train", "toybox", "--set", "scale"], "--set takes key=value"),
-        (["train", "toybox", "--set", "scale=odd"], "unknown scale 'odd'; one of vq, short, wavefront, tiny"),
+        (
+            ["train", "toybox", "--set", "scale=odd"],
+            "unknown scale 'odd'; one of vq, short, wavefront, tiny",
+        ),
         (["train", "toybox", "--stage", "odd"], "unknown stage 'odd'; one of text, tokenizer"),
         (["tokenizer", "train", "nothing"], "unknown recipe 'nothing'"),
         (["tokenizer", "encode", "text.png"], "not a picture"),

@@ -16,7 +16,6 @@ from unified import cli
 from unified.cache import BLOCK, block_cache
 from unified.configuration import UnifiedConfig
 from unified.engine import Engine, Request
-from unified.eval.decoding import random_janus
 from unified.handle import Unified
 from unified.modeling import UnifiedForConditionalGeneration, code_places
 from unified.packed import KINDS, Half, Int4, Int8, pack
@@ -25,13 +24,8 @@ from unified.step import Step
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_janus(tmp_path_factory.mktemp("janus"), "tiny")
-
-
-@pytest.fixture(scope="module")
-def janus(source: Path) -> Unified:
-    return unified.load(source, device="cpu")
+def janus(tiny_janus: Path) -> Unified:
+    return unified.load(tiny_janus, device="cpu")
 
 
 def requests(handle: Unified, draw: str = "now", **settings: Any) -> list[Request]:
@@ -62,8 +56,8 @@ def test_fast_steps_are_the_naive_reference(
 
 
 @pytest.mark.parametrize("kind", [None, *KINDS])
-def test_neighbours_do_not_matter(source: Path, kind: str | None) -> None:
-    handle = unified.load(source, device="cpu", weights=kind)
+def test_neighbours_do_not_matter(tiny_janus: Path, kind: str | None) -> None:
+    handle = unified.load(tiny_janus, device="cpu", weights=kind)
     batch = requests(handle, guidance_scale=5.0, temperature=1.0)
     together = handle.engine.run(batch)
     assert len({tuple(reply.ids) for reply in together}) == len(batch)
@@ -245,8 +239,8 @@ LOGITS = {"half": 2e-3, "int8": 0.06, "int4": 0.5}  # of the logits' standard de
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_packed_logits_are_close(source: Path, janus: Unified, kind: str) -> None:
-    packed = unified.load(source, device="cpu", weights=kind)
+def test_packed_logits_are_close(tiny_janus: Path, janus: Unified, kind: str) -> None:
+    packed = unified.load(tiny_janus, device="cpu", weights=kind)
     vocabulary = janus.layout.vocabulary
     asked = requests(janus)[0].ids
     ids = torch.tensor([[*asked, vocabulary.control("image"), *vocabulary.image_ids([*range(25)])]])
@@ -270,15 +264,15 @@ def test_a_head_that_holds_the_codes_is_packed_apart() -> None:
     torch.testing.assert_close(model.text_logits(hidden), wanted[1], atol=1e-2, rtol=1e-2)
 
 
-def test_what_packed_weights_cannot_is_said(source: Path, tmp_path: Path) -> None:
+def test_what_packed_weights_cannot_is_said(tiny_janus: Path, tmp_path: Path) -> None:
     for given, words in (
         ({"weights": "int3"}, "unknown weights 'int3'; one of half, int8, int4"),
         ({"weights": "int8", "device": "cuda"}, "int8 weights are for a CPU; on cuda load without"),
         ({"weights": "int8", "adapters": [tmp_path]}, "adapters need plain weights"),
     ):
         with pytest.raises(ValueError, match=words):
-            unified.load(source, **{"device": "cpu", **given})  # type: ignore[arg-type]
-    packed = unified.load(source, device="cpu", weights="int8")
+            unified.load(tiny_janus, **{"device": "cpu", **given})  # type: ignore[arg-type]
+    packed = unified.load(tiny_janus, device="cpu", weights="int8")
     for act in (packed.save, packed.export):
         with pytest.raises(ValueError, match="int8 weights cannot be written"):
             act(tmp_path / "new")

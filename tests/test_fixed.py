@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unified
-from tests.requested import FILTERED, asked, engine_of, run, several
+from tests.requested import FILTERED, asked, engine_of, ids, run, several
 from unified import attention, capture
 from unified.cache import RowCache
 from unified.device import placed
 from unified.engine import Engine
-from unified.eval.decoding import random_janus
 from unified.fixed import STEPS, Fixed, columns_of, rows_of
 from unified.handle import Unified
 from unified.modeling import UnifiedForConditionalGeneration
@@ -27,22 +26,13 @@ from unified.train.loop import LoopConfig, fit
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_janus(tmp_path_factory.mktemp("janus"), "tiny")
-
-
-@pytest.fixture(scope="module")
-def janus(source: Path) -> Unified:
-    return unified.load(source, device="cpu")
+def janus(tiny_janus: Path) -> Unified:
+    return unified.load(tiny_janus, device="cpu")
 
 
 @pytest.fixture
 def engine(janus: Unified) -> Engine:
     return engine_of(janus, True)
-
-
-def ids(engine: Engine, request: object) -> list[int]:
-    return engine.run([request])[0].ids  # type: ignore[list-item]
 
 
 def test_fixed_steps_write_what_the_present_ones_write(janus: Unified, engine: Engine) -> None:
@@ -113,8 +103,8 @@ def test_another_session_has_a_cache_of_its_own(janus: Unified, engine: Engine) 
 
 
 @torch.no_grad()
-def test_other_weights_make_other_steps(source: Path) -> None:
-    handle = unified.load(source, device="cpu")
+def test_other_weights_make_other_steps(tiny_janus: Path) -> None:
+    handle = unified.load(tiny_janus, device="cpu")
     engine, request = engine_of(handle, True), asked(handle, "a cat")
     before = ids(engine, request)
     made = engine.fixed

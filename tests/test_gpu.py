@@ -19,12 +19,11 @@ import torch
 from torch import nn
 
 import unified
-from tests.requested import LIKELIEST, asked, engine_of, run, several
+from tests.requested import LIKELIEST, asked, engine_of, ids, run, several
 from unified import attention, cli, jacobi
 from unified.cache import RowCache
 from unified.device import placed
-from unified.engine import Engine, Request
-from unified.eval.decoding import random_janus
+from unified.engine import Engine
 from unified.fixed import STEPS
 from unified.handle import Unified
 from unified.modeling import UnifiedForConditionalGeneration
@@ -38,22 +37,13 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_janus(tmp_path_factory.mktemp("janus"), "tiny")
-
-
-@pytest.fixture(scope="module")
-def janus(source: Path) -> Unified:
-    return unified.load(source, device="cuda")
+def janus(tiny_janus: Path) -> Unified:
+    return unified.load(tiny_janus, device="cuda")
 
 
 @pytest.fixture
 def engine(janus: Unified) -> Engine:
     return engine_of(janus, None)
-
-
-def ids(engine: Engine, request: Request) -> list[int]:
-    return engine.run([request])[0].ids
 
 
 # --- recorded steps ------------------------------------------------------------------------------
@@ -74,8 +64,10 @@ def test_recorded_steps_write_what_others_write(janus: Unified, engine: Engine) 
     assert calls <= steps / STEPS + 4
 
 
-def test_likeliest_tokens_are_those_of_a_cpu(source: Path, janus: Unified, engine: Engine) -> None:
-    beside = unified.load(source, device="cpu")
+def test_likeliest_tokens_are_those_of_a_cpu(
+    tiny_janus: Path, janus: Unified, engine: Engine
+) -> None:
+    beside = unified.load(tiny_janus, device="cpu")
     for words, scale in (("a cat", 5.0), ("two dogs at night", 1.0)):
         sampling = replace(LIKELIEST, guidance_scale=scale)
         request = asked(janus, words, sampling)
@@ -111,8 +103,8 @@ def test_who_joins_or_leaves_does_not_matter(janus: Unified, engine: Engine) -> 
 
 
 @torch.no_grad()
-def test_other_weights_are_recorded_anew(source: Path) -> None:
-    handle = unified.load(source, device="cuda")
+def test_other_weights_are_recorded_anew(tiny_janus: Path) -> None:
+    handle = unified.load(tiny_janus, device="cuda")
     engine, request = engine_of(handle, None), asked(handle, "a cat")
     before = ids(engine, request)
     for part in (handle.model.image_head.down, handle.model.decoder.layers[0].mlp.down_proj):  # type: ignore[union-attr]
@@ -156,8 +148,8 @@ def test_without_recording_it_runs(
 # --- 16 bits and kernels -------------------------------------------------------------------------
 
 
-def test_half_weights_draw_and_look(source: Path, janus: Unified) -> None:
-    half = unified.load(source, device="cuda", weights="half")
+def test_half_weights_draw_and_look(tiny_janus: Path, janus: Unified) -> None:
+    half = unified.load(tiny_janus, device="cuda", weights="half")
     assert half.weights == "half" and half.model.dtype in attention.HALVES
     replies, _, _ = run(half.engine, several(half))
     assert [len(reply.pictures) for reply in replies] == [1, 1, 1, 1, 0, 1]
@@ -172,9 +164,9 @@ def test_half_weights_draw_and_look(source: Path, janus: Unified) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_weights_for_a_cpu_are_refused(source: Path, kind: str) -> None:
+def test_weights_for_a_cpu_are_refused(tiny_janus: Path, kind: str) -> None:
     with pytest.raises(ValueError, match=f"{kind} weights are for a CPU; on cuda .* half ones"):
-        unified.load(source, device="cuda", weights=kind)
+        unified.load(tiny_janus, device="cuda", weights=kind)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
