@@ -115,7 +115,7 @@ class CausalQFormer(nn.Module):
     def __init__(self, config: SeedConfig):
         super().__init__()
         features = config.teacher_config.width
-        # as large as what is added to them: queries that start alike stay alike, and so do their codes
+        # as large as what is added to them: queries that start alike stay alike, as do their codes
         self.queries = nn.Parameter(torch.randn(config.queries, config.width))
         self.blocks = nn.ModuleList(
             CausalBlock(config.width, config.heads, features) for _ in range(config.layers)
