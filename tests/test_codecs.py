@@ -52,8 +52,7 @@ def _seed() -> Codec:
     codec = SeedTokenizer(
         SeedConfig(
             queries=6,
-            codebook_size=32,
-            code_width=8,
+            levels=(8, 4),
             reverse_layers=1,
             prior_width=32,
             prior_layers=1,
@@ -481,7 +480,7 @@ def test_a_published_encoder_takes_the_teachers_place(kind: str, tmp_path: Path)
     t.CLIPImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "encoder")
     teacher = {"image_size": 32, "patch": 8, "width": 32, "out": 32, "heads": 2}
     small: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2}
-    config = {"queries": 4, "codebook_size": 16, "code_width": 8, "reverse_layers": 1,
+    config = {"queries": 4, "levels": (4, 4), "reverse_layers": 1,
               "prior_width": 32, "flow": small, **small}  # fmt: skip
     where = {**teacher, "folder": str(tmp_path / "encoder")}
     codec = SeedTokenizer(SeedConfig(teacher=where, **config))
@@ -540,7 +539,7 @@ def test_a_published_unclip_pipeline_draws(tmp_path: Path) -> None:
     unclip_pipeline(tmp_path)
     small: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2}
     codec = SeedTokenizer(
-        SeedConfig(queries=4, codebook_size=16, code_width=8, reverse_layers=1, prior_width=32,
+        SeedConfig(queries=4, levels=(4, 4), reverse_layers=1, prior_width=32,
                    teacher={**small, "image_size": 32, "out": 32}, flow=small,
                    unclip=str(tmp_path), **small)
     )  # fmt: skip

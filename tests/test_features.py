@@ -43,7 +43,7 @@ def seed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     teacher = {"width": 32, "layers": 1, "heads": 2, "out": 16}
     flow = {"width": 32, "layers": 1, "heads": 2}
-    config = SeedConfig(queries=4, codebook_size=16, code_width=8, width=32, heads=2, layers=1,
+    config = SeedConfig(queries=4, levels=(4, 4), width=32, heads=2, layers=1,
                         reverse_layers=1, prior_width=32, prior_layers=1, teacher=teacher,
                         flow=flow)  # fmt: skip
     folder = tmp_path_factory.mktemp("seed") / "tokenizer"

@@ -5,12 +5,16 @@
 
 SEED (https://arxiv.org/abs/2307.08041, https://arxiv.org/abs/2310.01218) in both its stages, and
 beyond it: tail dropout, so that every prefix of the codes decodes, coarse to fine (FlexTok,
-https://arxiv.org/abs/2502.13967), and a small autoregressive prior that pulls the codes towards
-what a next-token model finds easy (LARP, https://arxiv.org/abs/2410.21264).
+https://arxiv.org/abs/2502.13967); a small autoregressive prior that pulls the codes towards
+what a next-token model finds easy (LARP, https://arxiv.org/abs/2410.21264); and queries that begin
+by looking through windows, wide for the first and ever smaller for the others. A learnt codebook
+gave way to FSQ, no code of which can die, and queries that all begin alike wrote the same code
+sixteen times (LOG.md).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,24 +27,23 @@ from unified.detokenizers.flow import FlowConfig, FlowDecoder
 from unified.detokenizers.unclip import UnclipDecoder
 from unified.layers import MLP, Block, CausalSelfAttention
 from unified.tokenizers.codec import Codec, CodecSpec
-from unified.tokenizers.quantizers import Residual
+from unified.tokenizers.quantizers import FiniteScalar
 from unified.tokenizers.teacher import TeacherConfig, image_tower
 
 
 @dataclass(frozen=True)
 class SeedConfig:
-    """Sizes. Defaults: 16 codes of 1024 for 64x64 pixels.
+    """Sizes. Defaults: 16 codes of 1000 for 64x64 pixels.
 
     Attributes:
         queries: codes of a picture.
-        code_width: width in which codes are told apart, by cosine.
+        levels: numbers that each of a code's few numbers can be; a code is one choice of them all.
         teacher, flow: of the frozen encoder and of the picture decoder.
         unclip: a StableUnCLIPImg2ImgPipeline directory of diffusers that draws instead.
     """
 
     queries: int = 16
-    codebook_size: int = 1024
-    code_width: int = 32
+    levels: tuple[int, ...] = (8, 5, 5, 5)
     width: int = 160
     heads: int = 5
     layers: int = 3
@@ -50,6 +53,13 @@ class SeedConfig:
     teacher: dict[str, Any] = field(default_factory=dict)
     flow: dict[str, Any] = field(default_factory=dict)
     unclip: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+
+    @property
+    def codebook_size(self) -> int:
+        return math.prod(self.levels)
 
     @property
     def teacher_config(self) -> TeacherConfig:
@@ -72,8 +82,23 @@ class SeedConfig:
         )
 
 
+def windows(queries: int, places: int) -> torch.Tensor:
+    """(queries, places): what is added to each query's scores of the places of a square to begin
+    with.
+
+    The k-th query, counted from one, looks through a Gaussian window of 1 / k of the square, around
+    the k-th point of a sequence that covers it evenly (R2, Roberts 2018, "The Unreasonable
+    Effectiveness of Quasirandom Sequences").
+    """
+    side = math.isqrt(places)
+    order = torch.arange(queries)[:, None]
+    centres = (0.5 + order * torch.tensor([0.754877666, 0.569840291])) % 1 * side - 0.5
+    apart = torch.cartesian_prod(*(torch.arange(side),) * 2) - centres[:, None]
+    return -apart.square().sum(-1) * math.pi * (order + 1) / places
+
+
 class CrossAttention(nn.Module):
-    """Queries (B, Q, D) look at features (B, N, F)."""
+    """Queries (B, Q, D) look at features (B, N, F); `bias` (Q, N) is added to the scores."""
 
     def __init__(self, width: int, heads: int, features: int):
         super().__init__()
@@ -81,12 +106,13 @@ class CrossAttention(nn.Module):
         self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
         self.both = nn.Linear(features, 2 * width)
 
-    def forward(self, x: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, features: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         batch, length, width = x.shape
         query = self.query(x).view(batch, length, self.heads, -1).transpose(1, 2)
         both = self.both(features).view(batch, features.shape[1], 2, self.heads, -1)
         key, value = both.permute(2, 0, 3, 1, 4)
-        return self.out(attend(query, key, value).transpose(1, 2).reshape(batch, length, width))
+        seen = attend(query, key, value, bias[None, None])
+        return self.out(seen.transpose(1, 2).reshape(batch, length, width))
 
 
 class CausalBlock(nn.Module):
@@ -100,11 +126,16 @@ class CausalBlock(nn.Module):
         self.cross = CrossAttention(width, heads, features) if features else None
         self.mlp = MLP(width, 3 * width, width)
 
-    def forward(self, x: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        features: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         x = x + self.attention(self.self_norm(x))
         if self.cross is not None and self.cross_norm is not None:
-            assert features is not None
-            x = x + self.cross(self.cross_norm(x), features)
+            assert features is not None and bias is not None
+            x = x + self.cross(self.cross_norm(x), features, bias)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -114,9 +145,10 @@ class CausalQFormer(nn.Module):
 
     def __init__(self, config: SeedConfig):
         super().__init__()
-        features = config.teacher_config.width
+        features, places = config.teacher_config.width, config.teacher_config.places
         # as large as what is added to them: queries that start alike stay alike, as do their codes
         self.queries = nn.Parameter(torch.randn(config.queries, config.width))
+        self.windows = nn.Parameter(windows(config.queries, places))
         self.blocks = nn.ModuleList(
             CausalBlock(config.width, config.heads, features) for _ in range(config.layers)
         )
@@ -125,7 +157,7 @@ class CausalQFormer(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         x = self.queries.expand(len(features), -1, -1)
         for block in self.blocks:
-            x = block(x, features)
+            x = block(x, features, self.windows)
         return self.norm(x)
 
 
@@ -139,6 +171,7 @@ class ReverseQFormer(nn.Module):
         self.absent = nn.Parameter(torch.randn(width) * 0.02)
         self.order = nn.Parameter(torch.randn(config.queries, width) * 0.02)
         self.places = nn.Parameter(torch.randn(places, width) * 0.02)
+        self.windows = nn.Parameter(windows(config.queries, places).T.contiguous())
         self.read = nn.ModuleList(Block(width, config.heads) for _ in range(2))
         self.cross = nn.ModuleList(
             CrossAttention(width, config.heads, width) for _ in range(config.reverse_layers)
@@ -158,7 +191,7 @@ class ReverseQFormer(nn.Module):
             codes = block(codes)
         x = self.places.expand(len(vectors), -1, -1)
         for norm, cross, block in zip(self.norms, self.cross, self.blocks, strict=True):
-            x = block(x + cross(norm(x), codes))
+            x = block(x + cross(norm(x), codes, self.windows))
         return self.norm(x)
 
 
@@ -193,7 +226,7 @@ class SeedTokenizer(Codec):
     kind = "seed"
     Config = SeedConfig
     config: SeedConfig
-    training_state = ("cluster_size", "embed_avg", "prior.", "to_text.")  # code_to_text, too
+    training_state = ("prior.", "to_text.")  # code_to_text, too
 
     def __init__(self, config: SeedConfig):
         super().__init__()
@@ -202,9 +235,7 @@ class SeedTokenizer(Codec):
         self.teacher = image_tower(teacher).requires_grad_(False)
         self.qformer = CausalQFormer(config)
         self.to_text = nn.Linear(config.width, teacher.out)  # of the last query, stage I
-        self.quantizer = Residual(
-            config.width, 1, config.codebook_size, inner=config.code_width, cosine=True
-        )
+        self.quantizer = FiniteScalar(config.width, config.levels)
         self.code_to_text = nn.Linear(config.width, teacher.out)
         self.prior = Prior(config)
         self.reverse = ReverseQFormer(config)

@@ -19,7 +19,6 @@ from unified.tokenizers.text import TextTokenizer
 from unified.toybox.samples import sample
 from unified.toybox.scene import Scene, render
 
-PLACED = 512  # pictures that the codebook is placed by
 STAGES = ("teacher", "causal", "codes", "flow")
 
 
@@ -72,14 +71,13 @@ class SeedStage(_Pairs):
     flow: the velocity of the picture decoder, conditioned on a random prefix.
     """
 
-    PRIOR = 0.06  # weight of the prior's loss, as in LARP
+    PRIOR = 0.02  # weight of the prior's loss; three times as much made the codes repeat each other
 
     def __init__(
         self, name: str, codec: SeedTokenizer, teacher: Teacher, text: TextTokenizer, size: int,
-        seed: int, device: str, free: int = 0,
+        seed: int, device: str,
     ):  # fmt: skip
         super().__init__(text, size, teacher.config.text_length, seed, device)
-        self.free = free
         self.name, self.codec, self.teacher = name, codec, teacher.eval().requires_grad_(False)
         codec.requires_grad_(False)
         parts: dict[str, tuple[nn.Module, ...]] = {
@@ -111,9 +109,6 @@ class SeedStage(_Pairs):
                 quantized, _, _ = self.codec.quantizer(self.codec.qformer(features))
                 condition = self.codec.reverse(quantized, given)
             return self.codec.flow.loss(pixels, condition, generator), {}
-        self.codec.quantizer.free = step < self.free
-        if step == self.free:
-            self._place()
         quantized, codes, commitment = self.codec.quantizer(self.codec.qformer(features))
         rebuilt = self.codec.reverse(quantized, given)
         near = 1 - F.cosine_similarity(self.codec.to_features(rebuilt), features, dim=-1).mean()
@@ -121,9 +116,7 @@ class SeedStage(_Pairs):
         same = 1 - F.cosine_similarity(whole, embedding, dim=-1).mean()
         last = F.normalize(self.codec.code_to_text(quantized[:, -1]), dim=-1)
         said = info_nce(last, words)
-        prior = features.new_zeros(())  # before there are codes
-        if step >= self.free:
-            prior = self.codec.prior(quantized, codes[..., 0])
+        prior = self.codec.prior(quantized, codes[..., 0])
         spread, used = perplexity(codes, self.codec.config.codebook_size)
         loss = 2 * near + same + 0.1 * said + self.PRIOR * prior + commitment
         return loss, {
@@ -131,11 +124,6 @@ class SeedStage(_Pairs):
             "prior": prior.item(), "perplexity": spread,
             "codes_in_batch": used * self.codec.config.codebook_size,
         }  # fmt: skip
-
-    def _place(self) -> None:
-        pixels = torch.cat([part[0] for k in range(PLACED // self.size) for part in self.batch(k)])
-        with torch.no_grad():
-            self.codec.quantizer.place(self.codec.embeddings(pixels))
 
     def _prefixes(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """All codes for half of the pictures, a random prefix for the others (tail dropout)."""

@@ -57,7 +57,7 @@ class TokenizerConfig(BaseModel):
     loop: LoopConfig | None = None
     loops: dict[str, LoopConfig] = {}  # of a seed codec
     stored: Literal["float32", "float16", "int8"] = "float32"  # how the model's weights are saved
-    free: int = 0  # steps before the codebooks of an "audio" or a "seed" codec are placed
+    free: int = 0  # steps before the codebooks of an "audio" codec are placed
     squared: float = 1.0  # weight of a picture's squared error beside the absolute one
     detail: float = 0.0  # of its Laplacian pyramid
     adversarial: float = 0.0  # of its critic
@@ -232,9 +232,7 @@ def _train_seed(
             stage = TeacherStage(teacher, text, loop.batch_size, seed, device)
         else:
             codec.teacher.load_state_dict(teacher.image.state_dict())
-            stage = SeedStage(
-                name, codec, teacher, text, loop.batch_size, seed, device, config.free
-            )
+            stage = SeedStage(name, codec, teacher, text, loop.batch_size, seed, device)
         show = partial(_show, codec, folder / name, seed=seed, device=device)
         fit(stage, loop, folder / name, name=f"seed: {name}", seed=seed, device=device,
             on_sample=show if name == "flow" else None, progress=progress)  # fmt: skip
