@@ -71,7 +71,7 @@ class SeedStage(_Pairs):
     flow: the velocity of the picture decoder, conditioned on a random prefix.
     """
 
-    PRIOR = 0.02  # weight of the prior's loss; three times as much made the codes repeat each other
+    PRIOR = 0.02  # weight of the prior's loss; LARP has 0.06
 
     def __init__(
         self, name: str, codec: SeedTokenizer, teacher: Teacher, text: TextTokenizer, size: int,
