@@ -94,21 +94,21 @@ class SeedStage(_Pairs):
         self, part: tuple[torch.Tensor, torch.Tensor], step: int
     ) -> tuple[torch.Tensor, dict[str, float]]:
         pixels, ids = part
+        generator = torch.Generator(pixels.device).manual_seed(self.seed * 1_000_003 + step)
+        given = self._prefixes(len(pixels), generator)
+        if self.name == "flow":
+            # codes as decoding has them: eval, so that nothing in the quantizer moves
+            self.codec.quantizer.eval()
+            with torch.no_grad():
+                quantized, _, _ = self.codec.quantizer(self.codec.embeddings(pixels))
+                condition = self.codec.reverse(quantized, given)
+            return self.codec.flow.loss(pixels, condition, generator), {}
         with torch.no_grad():
             features, embedding = self.teacher.image(pixels)
             words = self.teacher.text(ids)
         if self.name == "causal":
             last = F.normalize(self.codec.to_text(self.codec.qformer(features)[:, -1]), dim=-1)
             return info_nce(last, words), {"right": _right(last, words)}
-        generator = torch.Generator(pixels.device).manual_seed(self.seed * 1_000_003 + step)
-        given = self._prefixes(len(pixels), generator)
-        if self.name == "flow":
-            # codes as decoding has them: eval, so that no codebook moves
-            self.codec.quantizer.eval()
-            with torch.no_grad():
-                quantized, _, _ = self.codec.quantizer(self.codec.qformer(features))
-                condition = self.codec.reverse(quantized, given)
-            return self.codec.flow.loss(pixels, condition, generator), {}
         quantized, codes, commitment = self.codec.quantizer(self.codec.qformer(features))
         rebuilt = self.codec.reverse(quantized, given)
         near = 1 - F.cosine_similarity(self.codec.to_features(rebuilt), features, dim=-1).mean()
