@@ -14,10 +14,12 @@ import numpy as np
 from unified.eval.answers import (
     chosen_option,
     mme_yes,
+    mmmu_choice,
     mmmu_open_right,
     mmvet_share,
     plain,
     pope_yes,
+    textvqa_accuracy,
     vqa_accuracy,
 )
 from unified.eval.drawn import Dpg, Facts, Fidelity, Geneval, Shows, Similarity, Tifa, Written
@@ -82,6 +84,10 @@ def _vqa(sample: Sample, reply: Reply) -> float:
     return vqa_accuracy(reply.text, sample.facts["answers"])
 
 
+def _textvqa(sample: Sample, reply: Reply) -> float:
+    return textvqa_accuracy(reply.text, sample.facts["answers"])
+
+
 class Choice(Mean):
     """Multiple choice: the option that a free answer names, or the likeliest one."""
 
@@ -103,7 +109,7 @@ class Mmmu(Choice):
     an open answer by its rules."""
 
     def chosen(self, sample: Sample, reply: Reply) -> int | None:
-        found = super().chosen(sample, reply)
+        found = mmmu_choice(reply.text, sample.facts["options"])
         if found is None:
             found = random.Random(sample.id).randrange(len(sample.facts["options"]))
         return found
@@ -282,6 +288,7 @@ SCORERS: dict[str, Scorer] = {
     "exact": Mean(_exact),
     "toybox": Mean(_toybox),
     "vqa": Mean(_vqa, "VQA accuracy"),
+    "textvqa": Mean(_textvqa, "VQA accuracy"),
     "choice": Choice(),
     "circular": Circular(),
     "mmmu": Mmmu(),
