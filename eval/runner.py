@@ -105,7 +105,7 @@ def run_task(
     _sweep(folder, spec.name)
     finish = LAYOUTS[spec.layout].finish
     if finish is not None:
-        finish(folder / spec.name, found, {r["id"]: r["files"] for r in found})
+        finish(folder / spec.name, _marked(ready, found), {r["id"]: r["files"] for r in found})
     return score(ready, found, folder)
 
 
@@ -116,16 +116,21 @@ def _sweep(folder: Path, task: str) -> None:
         stale.unlink(missing_ok=True)
 
 
+def _marked(ready: Ready, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of which those that could not be scored have the marks of a wrong reply."""
+    wrong = scorer(ready.task.spec.scorer).wrong
+    samples = {sample.id: sample for sample in ready.samples}
+    return [r if r["unscored"] is None else {**r, "marks": wrong(samples[r["id"]])} for r in found]
+
+
 def score(ready: Ready, found: list[dict[str, Any]], folder: Path) -> list[Row]:
     """Rows of all records of a task."""
     spec, scoring = ready.task.spec, scorer(ready.task.spec.scorer)
     samples = {sample.id: sample for sample in ready.samples}
-    counted = []
-    for record in found:
-        if record["unscored"] is None:
-            counted.append(record)
-        elif spec.unscored == "wrong" and not record["outside"]:
-            counted.append({**record, "marks": scoring.wrong(samples[record["id"]])})
+    counted = [
+        record for record in _marked(ready, found)
+        if record["unscored"] is None or (spec.unscored == "wrong" and not record["outside"])
+    ]  # fmt: skip
     if not counted:
         reason = next((r["unscored"] for r in found if r["unscored"]), "")
         raise ValueError(f"{spec.name}: no sample could be scored: {reason}")

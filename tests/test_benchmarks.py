@@ -168,6 +168,36 @@ def test_answers_are_written_as_officially(
     assert json.loads((files / file).read_text()) == wanted
 
 
+def test_official_answers_are_complete_where_a_question_failed(tmp_path: Path) -> None:
+    """Official scorers stop where an answer is missing, and MME's takes lines two by two."""
+
+    class Mute(Model):
+        def _say(self, text: str, pictures: int) -> str:
+            if "two?" in text or "x?" in text:
+                raise ValueError("the message takes 900 tokens")
+            return "Yes"
+
+    _, records, files = run("mme", tmp_path / "1", Mute())
+    assert sum(r["unscored"] is not None for r in records) == 2
+    for task in ("count", "OCR"):
+        one, two = (files / f"{task}.txt").read_text().splitlines()
+        assert one.split("\t")[2:] == ["Yes", "Yes"] and two.split("\t")[2:] == ["No", ""]
+    _, _, files = run("mmvet", tmp_path / "2", Mute())
+    assert json.loads((files / "answers.json").read_text()) == {"v1_0": "", "v1_1": "Yes"}
+    Path(tmp_path / "3" / "data").mkdir(parents=True)
+    for name, file in (("vqav2", "answers.json"), ("gqa", "answers.json"),
+                       ("coco_captions", "captions.json")):  # fmt: skip
+        book = FIXTURES[name](tmp_path / name)
+        for path in (tmp_path / name).rglob("*.jpg"):
+            path.write_bytes(b"cut")
+        task = runner.Task(benchmark.load(name), tmp_path / name)
+        runner.run(Model(book), [task], tmp_path / "3")
+        given = json.loads((tmp_path / "3" / name / file).read_text())
+        records = results.read_samples(tmp_path / "3" / f"{name}.jsonl")
+        assert len(given) == len(records) > 0
+        assert all("" in row.values() for row in given)
+
+
 # Drawings
 
 
@@ -184,7 +214,7 @@ def test_answers_are_written_as_officially(
         ("t2i_compbench", [
             *(f"color_val/samples/a green bench and a blue bowl_{k:06d}.png" for k in range(10)),
             *(f"color_val/samples/a red cat_{k:06d}.png" for k in range(10, 20)),
-            *(f"non_spatial_val/samples/a man_woman runs_{k:06d}.png" for k in range(10)),
+            *(f"non_spatial_val/samples/a man woman runs_{k:06d}.png" for k in range(10)),
         ]),
     ],
 )  # fmt: skip
@@ -208,7 +238,7 @@ def test_layouts_hold_what_they_should(tmp_path: Path) -> None:
     assert Image.open(files / "COCOval2014000000000001.png").size == (40, 32)  # two by two
     _, _, files = run("tifa", tmp_path / "3")
     listed = json.loads((files / "images.json").read_text())
-    assert listed == {"coco_301091": "tifa/coco_301091.png"}
+    assert listed == {"coco_301091": "coco_301091.png"}  # from where images.json lies
     _, _, files = run("vbench", tmp_path / "4")
     frames = film.read_film(files / "a bear climbing a tree-0.mp4", 8, 16)
     assert frames.shape == (3, 16, 16, 3)
