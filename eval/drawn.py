@@ -20,6 +20,7 @@ from unified.eval.scoring import (
     mean,
     measured,
     ratio,
+    skills_of,
     slices,
     units,
 )
@@ -36,7 +37,7 @@ class Drawn:
     metric = "score"
 
     def wrong(self, sample: Sample) -> Marks:
-        return {"pictures": [0.0], "score": 0.0}
+        return {"pictures": [0.0], "score": 0.0, **skills_of(sample)}
 
     def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]:
         for split, skill, inside in slices(records):
@@ -174,7 +175,8 @@ class Shows(Drawn):
         if self.explained:
             question += f" It must be so that: {sample.facts['explanation']}"
         question += " Please answer yes or no."
-        return self.marks(judge.yes(reply.pictures, [question] * len(reply.pictures)))
+        said = judge.yes(reply.pictures, [question] * len(reply.pictures))
+        return self.marks(said, **skills_of(sample))
 
 
 class Written(Drawn):

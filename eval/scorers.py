@@ -37,6 +37,7 @@ from unified.eval.scoring import (
     mean,
     measured,
     ratio,
+    skills_of,
     slices,
     units,
 )
@@ -60,10 +61,10 @@ class Mean:
         self.score, self.metric = score, metric
 
     def mark(self, sample: Sample, reply: Reply, judge: Any) -> Marks:
-        return {"score": float(self.score(sample, reply))}
+        return {"score": float(self.score(sample, reply)), **skills_of(sample)}
 
     def wrong(self, sample: Sample) -> Marks:
-        return {"score": 0.0}
+        return {"score": 0.0, **skills_of(sample)}
 
     def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]:
         for split, skill, inside in slices(records):
@@ -88,6 +89,10 @@ def _textvqa(sample: Sample, reply: Reply) -> float:
     return textvqa_accuracy(reply.text, sample.facts["answers"])
 
 
+def _mmvet(sample: Sample, reply: Reply) -> float:
+    return mmvet_share(reply.text, sample.facts["answer"])
+
+
 class Choice(Mean):
     """Multiple choice: the option that a free answer names, or the likeliest one."""
 
@@ -101,7 +106,8 @@ class Choice(Mean):
 
     def mark(self, sample: Sample, reply: Reply, judge: Any) -> Marks:
         found = self.chosen(sample, reply)
-        return {"said": found, "score": float(found == sample.facts["answer"])}
+        score = float(found == sample.facts["answer"])
+        return {"said": found, "score": score, **skills_of(sample)}
 
 
 class Mmmu(Choice):
@@ -227,24 +233,6 @@ class Mme:
         )
 
 
-class Mmvet(Mean):
-    """The share of each answer's parts that is said, over all and by capability."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda s, r: mmvet_share(r.text, s.facts["answer"]), "parts said")
-
-    def mark(self, sample: Sample, reply: Reply, judge: Any) -> Marks:
-        return super().mark(sample, reply, judge) | {"skills": sample.facts["capabilities"]}
-
-    def wrong(self, sample: Sample) -> Marks:
-        return {"score": 0.0, "skills": sample.facts["capabilities"]}
-
-    def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]:
-        for split, skill, inside in slices(records, lambda r: r["marks"]["skills"]):
-            found = units(inside, lambda group: group[0]["marks"]["score"])
-            yield measured(self.metric, split, skill, found, mean, seed=context.seed)
-
-
 class Cider:
     """CIDEr-D of captions; document frequencies are those of the references that were asked for."""
 
@@ -292,7 +280,7 @@ SCORERS: dict[str, Scorer] = {
     "choice": Choice(),
     "circular": Circular(),
     "mmmu": Mmmu(),
-    "mmvet": Mmvet(),
+    "mmvet": Mean(_mmvet, "parts said"),
     "pope": Pope(),
     "mme": Mme(),
     "cider": Cider(),

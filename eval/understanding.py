@@ -198,7 +198,7 @@ def mmvet(data: Data, spec: Benchmark) -> Iterator[Sample]:
             split=spec.data.split,
             pictures=(data.picture(need(row, "imagename", where), "images"),),
             facts={"answer": str(need(row, "answer", where)),
-                   "capabilities": sorted(need(row, "capability", where))},
+                   "skills": sorted(need(row, "capability", where))},
         )  # fmt: skip
 
 
@@ -297,11 +297,23 @@ def scienceqa(data: Data, spec: Benchmark) -> Iterator[Sample]:
         prompt, facts = _choice(
             spec, need(row, "question", where), options, answer, row.get("hint") or ""
         )
+        facts["skills"] = _scienceqa_skills(row)
         picture = row.get("image")
         folder = f"{split}/{identity}"
         shown = (data.picture(picture, folder, f"images/{folder}"),) if picture else ()
         yield Sample(str(identity), prompt, str(row.get("subject") or "overall"), split, shown,
                      facts, chance=1 / len(options))  # fmt: skip
+
+
+def _scienceqa_skills(row: dict[str, Any]) -> list[str]:
+    """The official eight: subjects, contexts (of which a question may have two) and grades."""
+    skills = [str(row["subject"])] if row.get("subject") else []
+    context = {"text context": row.get("hint"), "image context": row.get("image")}
+    skills += [name for name, there in context.items() if there] or ["no context"]
+    grade = str(row.get("grade") or "").removeprefix("grade")
+    if grade.isdigit():
+        skills.append("grades 1-6" if int(grade) <= 6 else "grades 7-12")
+    return skills
 
 
 def coco_captions(data: Data, spec: Benchmark) -> Iterator[Sample]:

@@ -128,6 +128,27 @@ def test_scienceqa_asks_without_a_picture_too(tmp_path: Path) -> None:
     assert sorted(pictures for _, pictures in model.shown) == [0, 1]
 
 
+def test_scienceqa_counts_contexts_and_grades_as_officially(tmp_path: Path) -> None:
+    """A question counts for its subject, for each context it has, and for its grades."""
+    found, _, _ = run("scienceqa", tmp_path, Model({"strongest": "A", "sentence": "A"}))
+    rows = {r.skill: (r.value, r.n) for r in found.rows}
+    assert rows == {
+        "overall": (0.5, 2), "natural science": (1, 1), "language science": (0, 1),
+        "text context": (1, 1), "image context": (1, 1), "no context": (0, 1),
+        "grades 1-6": (0.5, 2),
+    }  # fmt: skip
+    chances = {r.skill: r.chance for r in found.rows}
+    assert chances["overall"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert chances["image context"] == pytest.approx(1 / 3)
+
+
+def test_genai_bench_has_a_row_for_every_skill(tmp_path: Path) -> None:
+    found, _, _ = run("genai_bench", tmp_path, Model({"More cats": "no", "baker": "yes"}))
+    rows = {r.skill: (r.value, r.n) for r in found.rows}
+    assert rows == {"overall": (0.5, 2), "attribute": (1, 1), "basic": (1, 1),
+                    "advanced": (0, 1), "counting": (0, 1)}  # fmt: skip
+
+
 def test_seed_bench_takes_the_likeliest_option(tmp_path: Path) -> None:
     found, records, _ = run("seed_bench", tmp_path)
     (record,) = records  # the question about a film is left out
