@@ -65,8 +65,8 @@ def _asked(
     hint = str(_field(row, spec, "hint", where) or "")
     if spec.side == "generation":
         explanation = _field(row, spec, "explanation", where)
-        facts = {"text": text} | ({"explanation": str(explanation)} if explanation else {})
-        return spec.ask(prompt=text), facts, None
+        drawn = {"text": text} | ({"explanation": str(explanation)} if explanation else {})
+        return spec.ask(prompt=text), drawn, None
     columns = spec.data.options.get("choices", "choices")
     if isinstance(columns, list):
         options = [str(row[name]) for name in columns if row.get(name) not in (None, "")]
@@ -75,12 +75,13 @@ def _asked(
     answer = need(row, _column(spec, "answer"), where)
     if options:
         right = _right(answer, options, where)
-        prompt, facts = multiple_choice(spec, text, options, right, hint)
-        return prompt, facts, 1 / len(options)
+        return *multiple_choice(spec, text, options, right, hint), 1 / len(options)
     answers = [str(one) for one in listed(answer, where)]
     if not answers:
         raise DataError(f"{where}: no answer")
-    facts = {"question": text, "answers": answers, "answer": answers[0], "references": answers}
+    facts: dict[str, Any] = {
+        "question": text, "answers": answers, "answer": answers[0], "references": answers,
+    }  # fmt: skip
     if answers[0].strip().lower() in ("yes", "no"):
         facts["label"] = answers[0].strip().lower() == "yes"
     return spec.ask(question=text, hint=f"Hint: {hint}\n" if hint else ""), facts, None
