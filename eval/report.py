@@ -56,7 +56,8 @@ class Run:
 
 
 def load(paths: Sequence[Path]) -> list[Run]:
-    """Runs from their folders; a folder of several models' runs stands for all of them.
+    """Runs from their folders; a folder of several models' runs stands for all of them, in the
+    order in which the models were named.
 
     Raises:
         ResultsError: no results there.
@@ -64,7 +65,7 @@ def load(paths: Sequence[Path]) -> list[Run]:
     folders: list[Path] = []
     for path in paths:
         path = path.parent if path.name == results.FILE else path
-        inner = sorted(p.parent for p in path.glob(f"*/{results.FILE}"))
+        inner = results.inner(path)
         folders += [path] if (path / results.FILE).is_file() or not inner else inner
     runs: list[Run] = []
     for folder in folders:

@@ -309,6 +309,21 @@ def test_a_run_of_which_nothing_came_has_a_report(tmp_path: Path) -> None:
     assert "gqa was not run" in (tmp_path / "report.html").read_text()
 
 
+def test_a_model_that_lies_elsewhere_is_asked_for(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Results name a model as it was named, from a folder that may be another one now."""
+    from unified import cli
+
+    model = Model()  # not a directory of any kind
+    model.source = "runs/a/model"
+    runner.run(model, tasks(data)[:1], tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["eval", "repeat", "out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "runs/a/model: no such model directory" in line and "--model says where it is" in line
+
+
 # Settings
 
 
