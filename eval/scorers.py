@@ -24,7 +24,7 @@ from unified.eval.answers import (
 )
 from unified.eval.drawn import Dpg, Facts, Fidelity, Geneval, Shows, Similarity, Tifa, Written
 from unified.eval.items import Sample
-from unified.eval.metrics import cider, word_errors
+from unified.eval.metrics import cider, word_errors, words_of
 from unified.eval.rebuilding import Rebuilt
 from unified.eval.scoring import (
     Context,
@@ -263,7 +263,7 @@ class Wer:
         return {"errors": errors, "words": words, "score": max(0.0, 1 - errors / words)}
 
     def wrong(self, sample: Sample) -> Marks:
-        words = len(sample.facts["transcript"].split())
+        words = len(words_of(sample.facts["transcript"]))  # as `word_errors` counts them
         return {"errors": words, "words": words, "score": 0.0}
 
     def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]:

@@ -270,6 +270,8 @@ def test_fidelity_names_its_features(tmp_path: Path) -> None:
     assert values["precision"].value == 1 and values["precision"].settings.judge == "pixels 8x8"
     far, _, _ = run("coco_fidelity", tmp_path / "far", Model(draw=lambda p, s: image(300 + s % 2)))
     assert far.rows[0].value > values["Fréchet distance"].value
+    for row in (*found.rows, *far.rows):
+        assert row.ci[0] <= row.value <= row.ci[1] and row.n == 6
 
 
 # The toybox, both ways

@@ -154,6 +154,29 @@ def test_precision_and_recall_are_the_paper_s() -> None:
     assert metrics.precision_recall(real, real + 100) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize(("n", "width"), [(40, 4), (120, 64)])
+def test_intervals_of_distances_hold_their_values(n: int, width: int) -> None:
+    """Sets drawn with replacement are further apart: as they are, none would hold the value."""
+    rng = np.random.default_rng(0)
+    real, made = rng.normal(size=(n, width)), rng.normal(size=(n, width)) + 0.2
+    value = metrics.frechet_distance(real, made)
+    draws = [metrics.frechet_distance(real, made[rng.integers(n, size=n)]) for _ in range(40)]
+    stderr, (low, high) = metrics.around(value, draws)
+    assert np.mean(draws) > value
+    assert low < value < high and high - low == pytest.approx(3.9 * stderr, rel=0.4)
+    assert metrics.around(0.1, [1.0, 2.0])[1][0] == 0
+
+
+def test_members_of_a_manifold_are_those_that_precision_and_recall_count() -> None:
+    rng = np.random.default_rng(2)
+    real, made = rng.normal(size=(20, 3)), rng.normal(size=(30, 3)) * 2
+    inside = metrics.manifold_members(real, made)
+    assert [len(found) for found in inside] == [30, 20]
+    assert metrics.precision_recall(real, made) == tuple(found.mean() for found in inside)
+    one = metrics.manifold_members(real, made[:9])[0]
+    assert (one == inside[0][:9]).all()  # of each made sample by itself
+
+
 # VQA
 
 
