@@ -16,7 +16,7 @@ import yaml
 
 from unified.eval import results, sharing
 from unified.eval.asking import records
-from unified.eval.benchmark import Benchmark
+from unified.eval.benchmark import Benchmark, BenchmarkError, lacking
 from unified.eval.layouts import LAYOUTS
 from unified.eval.plan import DEFAULT, Plan, Progress, Ready, Task, prepare
 from unified.eval.results import Results, Row, Settings, Store
@@ -120,7 +120,14 @@ def _marked(ready: Ready, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records of which those that could not be scored have the marks of a wrong reply."""
     wrong = scorer(ready.task.spec.scorer).wrong
     samples = {sample.id: sample for sample in ready.samples}
-    return [r if r["unscored"] is None else {**r, "marks": wrong(samples[r["id"]])} for r in found]
+    try:
+        return [
+            record if record["unscored"] is None
+            else {**record, "marks": wrong(samples[record["id"]])}
+            for record in found
+        ]  # fmt: skip
+    except KeyError as error:
+        raise BenchmarkError(lacking(ready.task.spec, error)) from None
 
 
 def score(ready: Ready, found: list[dict[str, Any]], folder: Path) -> list[Row]:

@@ -115,6 +115,8 @@ class Mmmu(Choice):
     an open answer by its rules."""
 
     def chosen(self, sample: Sample, reply: Reply) -> int | None:
+        if reply.likelihoods is not None:
+            return super().chosen(sample, reply)
         found = mmmu_choice(reply.text, sample.facts["options"])
         if found is None:
             found = random.Random(sample.id).randrange(len(sample.facts["options"]))

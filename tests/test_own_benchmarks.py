@@ -110,6 +110,52 @@ def test_choices_are_columns_or_a_list(
     assert found.rows[0].value == 1
 
 
+@pytest.mark.parametrize(
+    ("scorer", "needs"), [("choice", "options"), ("pope", "label"), ("wer", "transcript")]
+)
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_scorer_that_does_not_fit_is_named(
+    scorer: str, needs: str, shown: bool, tmp_path: Path
+) -> None:
+    """Whether samples are answered or all of them lost; other benchmarks of the run go on."""
+    put(tmp_path / "x.jsonl", lines([{"question": "Who?", "answer": "Ann", "picture": "a.jpg"}]))
+    if shown:
+        pictures(tmp_path)
+    wrong = described(tmp_path / "1", options={}, scorer=scorer)
+    fits = described(tmp_path / "2", options={}, name="fits")
+    given = [runner.Task(spec, tmp_path) for spec in (wrong, fits)]
+    found = runner.run(Model({"": "Ann"}), given, tmp_path / "out")
+    assert "fits" in {row.task for row in found.rows}
+    if not shown and scorer == "choice":  # a lost reply is wrong, whatever the options
+        assert found.rows[0].value == 0 and found.rows[0].unscored == 1
+        return
+    reason = f"mine: the scorer '{scorer}' needs '{needs}' of every sample, which the reader"
+    assert found.failed["mine"].startswith(reason) and len(found.rows) == 1
+
+
+class Chooser(Model):
+    """Finds one of what it may choose from likeliest."""
+
+    def option_likelihoods(self, images: Any, question: str, options: Any) -> list[float]:
+        self.shown.append((" ".join(options), len(images)))
+        return [float(option in ("dog", "B")) for option in options]
+
+
+@pytest.mark.parametrize("scorer", ["choice", "mmmu"])
+@pytest.mark.parametrize(("answer", "chosen_from"), [("likelihood", "cat dog"), ("letter", "A B")])
+def test_answers_may_be_chosen(scorer: str, answer: str, chosen_from: str, tmp_path: Path) -> None:
+    """By an option's words, or by its letter alone; what has no options is answered freely."""
+    rows = [{"question": "Who?", "choices": ["cat", "dog"], "answer": "dog"},
+            {"question": "What?", "choices": [], "answer": "bone"}]  # fmt: skip
+    for k, row in enumerate(rows[: 1 if scorer == "choice" else 2]):
+        put(tmp_path / f"{k}.jsonl", lines([{"id": k, **row}]))
+    spec = described(tmp_path, options={}, scorer=scorer, answer=answer)
+    model = Chooser({"What": "It is a bone"})
+    found = runner.run(model, [runner.Task(spec, tmp_path)], tmp_path / "out")
+    assert found.rows[0].value == 1 and found.rows[0].unscored == 0
+    assert (chosen_from, 0) in model.shown
+
+
 def test_prompts_of_a_table_are_drawn(tmp_path: Path) -> None:
     put(tmp_path / "x.csv", "id,prompt\nfirst,a cat\nsecond,a dog\n")
     spec = described(tmp_path, side="generation", prompt="Draw {prompt}", scorer="shows",
