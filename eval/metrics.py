@@ -172,8 +172,9 @@ def manifold_members(
     _check_features(real, made, k + 1)
     real, made = (np.asarray(x, np.float64) for x in (real, made))
     between = _distances(made, real)  # (made, real)
-    inside = (between <= _radii(real, k)[None]).any(1), (between.T <= _radii(made, k)[None]).any(1)
-    return inside[0].astype(np.float64), inside[1].astype(np.float64)
+    of_made = np.any(between <= _radii(real, k)[None], axis=1)
+    of_real = np.any(between.T <= _radii(made, k)[None], axis=1)
+    return np.asarray(of_made, np.float64), np.asarray(of_real, np.float64)
 
 
 def precision_recall(real: np.ndarray, made: np.ndarray, k: int = 3) -> tuple[float, float]:
