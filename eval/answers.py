@@ -15,7 +15,7 @@ NUMBERS = {
         ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     )
 } | {"none": "0"}
-PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # of the evaluation code of VQA v2
 
 # Words that lost their apostrophe; the right forms, from which the wrong ones follow.
 _WHOLE = """ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd
@@ -26,7 +26,7 @@ someone's something'd something'll that's there'd there're there's they'd they'l
 who'll who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've"""
 _DOUBLE = """couldn't've hadn't've he'd've I'd've it'd've mightn't've she'd've shouldn't've
 somebody'd've someone'd've something'd've there'd've they'd've we'd've who'd've wouldn't've
-y'all'll y'all'd've you'd've"""
+y'all'll y'all'd've you'd've 'ow's'at"""
 
 
 def _without_each(word: str) -> list[str]:
@@ -34,9 +34,11 @@ def _without_each(word: str) -> list[str]:
     return [word[:k] + word[k + 1 :] for k, letter in enumerate(word) if letter == "'"]
 
 
-CONTRACTIONS = {word.replace("'", ""): word for word in _WHOLE.split()} | {
-    wrong: word for word in _DOUBLE.split() for wrong in _without_each(word)
-}
+CONTRACTIONS = (
+    {word.replace("'", ""): word for word in _WHOLE.split()}
+    | {wrong: word for word in _DOUBLE.split() for wrong in _without_each(word)}
+    | {"somebody'd": "somebodyd"}  # the official table has this one the other way round
+)
 
 
 # --- VQA ---------------------------------------------------------------------------------------
@@ -47,13 +49,10 @@ def strip_punctuation(text: str) -> str:
     like 1,000, goes; any other becomes a space; a full stop goes unless a digit follows."""
     number = re.search(r"\d,\d", text) is not None
     out = text
-    for mark in VQA_MARKS:
+    for mark in PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text
         out = out.replace(mark, "" if beside_space or number else " ")
     return re.sub(r"\.(?!\d)", "", out)
-
-
-VQA_MARKS = (*";:/'[]\"()=+\\_><@`,?",)
 
 
 def plain_words(text: str) -> str:
@@ -67,7 +66,11 @@ ARTICLES = ("a", "an", "the")
 
 def vqa_normalised(text: str) -> str:
     """An answer as VQA compares it, https://visualqa.org/evaluation.html."""
-    return plain_words(strip_punctuation(" ".join(text.split(" ")).replace("\n", " ").strip()))
+    return plain_words(strip_punctuation(_one_line(text)))
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
@@ -77,13 +80,28 @@ def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
         given: the annotators' answers, usually ten. Where they differ, punctuation is taken from
             them as well, as in the official code.
     """
-    said = vqa_normalised(answer)
-    answers = [text.replace("\n", " ").replace("\t", " ").strip() for text in given]
+    answers = list(given)
     if len(set(answers)) > 1:
         answers = [strip_punctuation(text) for text in answers]
+    return _agreement(vqa_normalised(answer), answers)
+
+
+def _agreement(said: str, answers: Sequence[str]) -> float:
     alike = sum(text == said for text in answers)
     scores = [min(1.0, (alike - (text == said)) / 3) for text in answers]
     return sum(scores) / len(scores)
+
+
+def textvqa_normalised(text: str) -> str:
+    """An answer as TextVQA compares it (M4C's evaluator, which its challenge takes): as VQA does,
+    but without commas and question marks, and with a possessive as a word of its own."""
+    words = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    return vqa_normalised(words)
+
+
+def textvqa_accuracy(answer: str, given: Sequence[str]) -> float:
+    """VQA's agreement, where the annotators' answers are normalised as the model's is."""
+    return _agreement(textvqa_normalised(answer), [textvqa_normalised(text) for text in given])
 
 
 # --- exact, yes or no --------------------------------------------------------------------------
@@ -95,8 +113,9 @@ def plain(text: str) -> str:
 
 
 def pope_yes(text: str) -> bool:
-    """POPE's reading: no where the first sentence holds the word no, No or not; yes otherwise."""
-    words = text.split(".")[0].replace(",", "").split()
+    """POPE's reading: no where the first sentence holds the word no, No or not; yes otherwise.
+    Words are what stands between spaces, as in the official code."""
+    words = text.split(".")[0].replace(",", "").split(" ")
     return not any(word in ("No", "not", "no") for word in words)
 
 
@@ -151,6 +170,23 @@ def _within(option: str, text: str) -> bool:
 # --- MMMU, MM-Vet ------------------------------------------------------------------------------
 
 
+def mmmu_choice(text: str, options: Sequence[str]) -> int | None:
+    """Which option MMMU reads from an answer: of the letters in brackets, else of the letters that
+    stand alone, else (in more than five words) of the options' texts, the one that stands last;
+    None where there is none of these, and the official code guesses."""
+    for mark in ",.!?;:'":
+        text = text.strip(mark)
+    text = f" {text} "
+    lower = text.lower()
+    letters = LETTERS[: len(options)]
+    places = [text.rfind(f"({letter})") for letter in letters]
+    if max(places) < 0:
+        places = [text.rfind(f" {letter} ") for letter in letters]
+    if max(places) < 0 and len(text.split()) > 5:
+        places = [lower.rfind(option.lower()) for option in options]
+    return places.index(max(places)) if max(places) >= 0 else None
+
+
 def mmmu_values(text: str) -> list[str | float]:
     """A phrase as MMMU compares it: numbers rounded to two places, or lower-case text."""
     text = text.strip()
@@ -161,31 +197,32 @@ def mmmu_values(text: str) -> list[str | float]:
         return [f" {words}", f"{words} "] if len(words) == 1 else [words]
 
 
-_CONCLUDES = ("could be", "so", "is", "thus", "therefore", "final", "answer", "result")
-_NUMBER = r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|-?\.\d+"
+_CONCLUDES = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
+_NUMBERS = (
+    r"-?\b\d{1,3}(?:,\d{3})+\b",  # 1,000
+    r"-?\d+(?:\.\d+)?[eE][+-]?\d+",  # 1e3
+    r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])",
+)
 
 
 def mmmu_open_answers(text: str) -> list[str | float]:
-    """What an open answer may mean by MMMU's rules: the conclusions of its sentences, and every
-    number in them."""
+    """What an open answer may mean by MMMU's rules: the conclusions of its lines, and every number
+    in them. The official code would also cut before a capital, but after it made them small."""
     text = text.strip().strip(".").lower()
+    lines = text.split("\n")
     keys: list[str] = []
-    parts = re.split(r"\.\s(?=[a-z])|\n", text)
-    for place, part in enumerate(parts):
-        words = (*_CONCLUDES, "=") if place == len(parts) - 1 else _CONCLUDES
+    for place, line in enumerate(lines):
+        words = (*_CONCLUDES, "=") if place == len(lines) - 1 else _CONCLUDES
         shortest = ""
         for word in words:
-            if word in part:
-                tail = part.split(word)[-1].strip()
+            if word in line:
+                tail = line.split(word)[-1].strip()
                 shortest = tail if not shortest or len(tail) < len(shortest) else shortest
         if shortest and shortest not in (":", ",", ".", "!", "?", ";", "'"):
             keys.append(shortest)
     keys = keys or [text]
-    found = [number for key in keys for number in re.findall(_NUMBER, key)]
-    out: list[str | float] = []
-    for item in (*keys, *found):
-        out += [value for value in mmmu_values(item) if value not in out]
-    return out
+    found = [number for key in keys for kind in _NUMBERS for number in re.findall(kind, key)]
+    return [value for item in (*keys, *found) for value in mmmu_values(item)]
 
 
 def mmmu_open_right(text: str, answers: Sequence[str]) -> bool:

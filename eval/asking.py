@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unified.eval.benchmark import Benchmark
+from unified.eval.answers import LETTERS
+from unified.eval.benchmark import Benchmark, BenchmarkError, lacking
 from unified.eval.items import Sample
 from unified.eval.judges import Unscored
 from unified.eval.layouts import LAYOUTS
@@ -70,6 +71,8 @@ def _record(
             record["likelihoods"] = reply.likelihoods
     try:
         record["marks"] = scorer(spec.scorer).mark(sample, reply, ready.judge)
+    except KeyError as error:
+        raise BenchmarkError(lacking(spec, error)) from None
     except Unscored as error:
         record |= {"unscored": str(error), "outside": error.outside}
     except MediaError as error:
@@ -163,7 +166,8 @@ def _answered(model: Any, spec: Benchmark, batch: list[Sample], plan: Plan) -> l
     ways: dict[str, list[int]] = {"one": [], "chat": [], "likelihood": []}
     for place, pictures in shown.items():
         way = "one" if len(pictures) == 1 else "chat"
-        ways["likelihood" if spec.answer == "likelihood" else way].append(place)
+        chosen = spec.answer != "text" and "options" in batch[place].facts
+        ways["likelihood" if chosen else way].append(place)
 
     def one(places: list[Any], seeds: list[int]) -> list[Any]:
         pictures = [shown[k][0] for k in places]
@@ -177,7 +181,7 @@ def _answered(model: Any, spec: Benchmark, batch: list[Sample], plan: Plan) -> l
 
     def likelihood(places: list[Any], seeds: list[int]) -> list[Any]:
         found = [
-            option_likelihoods(model, shown[k], batch[k].prompt, batch[k].facts["options"])
+            option_likelihoods(model, shown[k], batch[k].prompt, _options(spec, batch[k]))
             for k in places
         ]
         if not all(map(math.isfinite, (value for values in found for value in values))):
@@ -190,6 +194,12 @@ def _answered(model: Any, spec: Benchmark, batch: list[Sample], plan: Plan) -> l
         for place, reply in zip(places, _each(ask, places, seeds) if places else [], strict=True):
             replies[place] = f"not answered: {reply}" if isinstance(reply, str) else reply
     return replies
+
+
+def _options(spec: Benchmark, sample: Sample) -> list[str]:
+    """What a model chooses from: the options, or their letters."""
+    options: list[str] = sample.facts["options"]
+    return list(LETTERS[: len(options)]) if spec.answer == "letter" else options
 
 
 def _message(pictures: list[Image.Image], text: str) -> list[dict[str, Any]]:

@@ -60,7 +60,9 @@ class Benchmark(BaseModel):
         suite: a name under which several are run.
         prompt: template over FIELDS; what the model is given.
         answer: "text": the model answers freely; "likelihood": the option it finds likeliest;
-            "rebuilt": no question, the picture comes back through the model's own tokenizer.
+            "letter": the option whose letter it does, as if it could say nothing else; "rebuilt":
+            no question, the picture comes back through the model's own tokenizer. A question
+            without options is answered freely.
         pictures: how many are drawn of a prompt.
         layout: of what is written, a name in `unified.eval.layouts.LAYOUTS`; "" for none.
         sampling: settings that differ from the model's own.
@@ -81,7 +83,7 @@ class Benchmark(BaseModel):
     suite: str = ""
     data: Source
     prompt: str
-    answer: Literal["text", "likelihood", "rebuilt"] = "text"
+    answer: Literal["text", "likelihood", "letter", "rebuilt"] = "text"
     pictures: int = Field(default=1, ge=1, le=64)
     layout: str = ""
     sampling: dict[str, Any] = Field(default_factory=dict)
@@ -102,7 +104,7 @@ class Benchmark(BaseModel):
 
     @model_validator(mode="after")
     def _answers_of_its_side(self) -> Self:
-        sides = {"likelihood": "understanding", "rebuilt": "generation"}
+        sides = {"likelihood": "understanding", "letter": "understanding", "rebuilt": "generation"}
         if sides.get(self.answer, self.side) != self.side:
             raise ValueError(f"answer {self.answer!r} is of the side {sides[self.answer]}")
         if self.answer == "rebuilt" and (self.sampling or self.pictures > 1):
@@ -155,6 +157,14 @@ def select(name: str) -> list[Benchmark]:
 
 def suites() -> list[str]:
     return sorted({found.suite for found in map(load, names()) if found.suite})
+
+
+def lacking(spec: Benchmark, error: KeyError) -> str:
+    """Why a benchmark's scorer cannot mark what its reader reads."""
+    return (
+        f"{spec.name}: the scorer {spec.scorer!r} needs {error.args[0]!r} of every sample, which"
+        f" the reader {spec.data.reader!r} does not give; name another scorer"
+    )
 
 
 def explained(error: ValidationError, model: type[BaseModel]) -> str:

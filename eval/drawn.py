@@ -10,7 +10,7 @@ import numpy as np
 from unified.eval.features import in_parts
 from unified.eval.items import Sample
 from unified.eval.judges import Unscored
-from unified.eval.metrics import frechet_distance, precision_recall
+from unified.eval.metrics import around, frechet_distance, manifold_members
 from unified.eval.scoring import (
     Context,
     Marks,
@@ -20,6 +20,7 @@ from unified.eval.scoring import (
     mean,
     measured,
     ratio,
+    skills_of,
     slices,
     units,
 )
@@ -36,7 +37,7 @@ class Drawn:
     metric = "score"
 
     def wrong(self, sample: Sample) -> Marks:
-        return {"pictures": [0.0], "score": 0.0}
+        return {"pictures": [0.0], "score": 0.0, **skills_of(sample)}
 
     def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]:
         for split, skill, inside in slices(records):
@@ -174,7 +175,8 @@ class Shows(Drawn):
         if self.explained:
             question += f" It must be so that: {sample.facts['explanation']}"
         question += " Please answer yes or no."
-        return self.marks(judge.yes(reply.pictures, [question] * len(reply.pictures)))
+        said = judge.yes(reply.pictures, [question] * len(reply.pictures))
+        return self.marks(said, **skills_of(sample))
 
 
 class Written(Drawn):
@@ -209,7 +211,8 @@ class Similarity:
 
 
 class Fidelity:
-    """Drawings as a set against real pictures: Fréchet distance, precision and recall."""
+    """Drawings as a set against real pictures: Fréchet distance, precision and recall. How sure the
+    first two are is of other drawings, recall of other real pictures."""
 
     needs = "features"
 
@@ -231,24 +234,14 @@ class Fidelity:
         real_features = in_parts(context.judge, real)
         split = records[0]["split"]
         distance = frechet_distance(real_features, made_features)
-        yield self._value("Fréchet distance", split, distance, lambda a, b: frechet_distance(b, a),
-                          made_features, real_features, context.seed, higher=False)  # fmt: skip
-        both = precision_recall(real_features, made_features, NEIGHBOURS)
-        for place, name in enumerate(("precision", "recall")):
-            yield self._value(
-                name, split, both[place],
-                lambda a, b, place=place: precision_recall(b, a, NEIGHBOURS)[place],
-                made_features, real_features, context.seed, higher=True,
-            )  # fmt: skip
-
-    @staticmethod
-    def _value(
-        metric: str, split: str, value: float, statistic: Any, made: np.ndarray, real: np.ndarray,
-        seed: int, higher: bool,
-    ) -> Value:  # fmt: skip
-        """With a bootstrap over the drawings."""
-        rng = np.random.default_rng(seed)
-        draws = [statistic(made[rng.integers(len(made), size=len(made))], real) for _ in range(FEW)]
-        low, high = np.quantile(draws, [0.025, 0.975])
-        return Value(metric, value, float(np.std(draws, ddof=1)), (float(low), float(high)),
-                     len(made), "overall", split, 0.0, higher)  # fmt: skip
+        rng, n = np.random.default_rng(context.seed), len(made_features)
+        draws = [
+            frechet_distance(real_features, made_features[rng.integers(n, size=n)])
+            for _ in range(FEW)
+        ]
+        spread, ci = around(distance, draws)
+        yield Value("Fréchet distance", distance, spread, ci, n, "overall", split, 0.0, False)
+        inside = manifold_members(real_features, made_features, NEIGHBOURS)
+        for name, found in zip(("precision", "recall"), inside, strict=True):  # of made, of real
+            yield measured(name, split, "overall", found, mean, chance=0.0, higher_is_better=True,
+                           seed=context.seed)  # fmt: skip

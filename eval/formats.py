@@ -1,7 +1,8 @@
 """Official files of benchmarks -> samples: the readers by name.
 
 A reader takes what the user downloaded and the benchmark's own file, and yields samples in the
-order of the data. `understanding.py` and `drawing.py` hold them, one function a format.
+order of the data. `understanding.py` and `drawing.py` hold them, one function a format, and
+`tables.py` the one for any table.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from unified.eval import drawing, lessons, paired, rebuilding, understanding
+from unified.eval import drawing, lessons, paired, rebuilding, tables, understanding
 from unified.eval.benchmark import Benchmark, BenchmarkError
 from unified.eval.items import Data, DataError, Sample
 from unified.media.picture import named
@@ -38,6 +39,7 @@ READERS: dict[str, Reader] = {
     "vbench": drawing.vbench,
     "captions_to_draw": drawing.captions_to_draw,
     "pictures": rebuilding.folder,
+    "table": tables.table,
 }
 WORLD: dict[str, Callable[[Benchmark, int, int | None], Iterator[Sample]]] = {
     "toybox_paired": paired.samples,
@@ -74,7 +76,7 @@ def read(
     data = Data(path if path is not None else _from_hub(spec), _expected(spec))
     try:
         samples = list(READERS[reader](data, spec))
-    except DataError:
+    except (DataError, BenchmarkError):
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OSError) as error:
         # a file of another shape, at any line of its reader

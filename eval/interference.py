@@ -14,7 +14,7 @@ import numpy as np
 from unified.eval.metrics import mcnemar
 
 RIGHT = 0.5  # a sample is right where its score is above this
-CLEAR = 0.05  # p below which a difference is called one
+CLEAR = 0.05  # corrected p below which a difference is called one
 RESAMPLES = 4000
 
 Outcomes = dict[str, tuple[str, bool]]  # unit -> its split, and whether it is right
@@ -52,11 +52,23 @@ class Counts(NamedTuple):
         low, high = np.quantile((drawn[:, 1] - drawn[:, 2]) / self.n, [0.025, 0.975])
         return float(low), float(high)
 
-    @property
-    def finding(self) -> str:
-        if self.p >= CLEAR:
+    def finding(self, p: float) -> str:
+        """What may be said of the two models, given the p of this comparison among all that were
+        made (`holm`)."""
+        if p >= CLEAR:
             return "not clearly different"
         return "better than the twin" if self.first > self.second else "worse than the twin"
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Each p corrected for all of them, https://www.jstor.org/stable/4615733: where every p below
+    CLEAR is called a difference, the chance that any such call is false stays below CLEAR."""
+    order = sorted(range(len(values)), key=lambda k: values[k])
+    out, least = [1.0] * len(values), 0.0
+    for rank, k in enumerate(order):
+        least = max(least, min(1.0, (len(values) - rank) * values[k]))
+        out[k] = least
+    return out
 
 
 def right(record: Mapping[str, Any]) -> bool:

@@ -77,10 +77,12 @@ def dpg(folder: Path, sample: Sample, images: Sequence[Any], facts: Any) -> list
 
 
 def compbench(folder: Path, sample: Sample, images: Sequence[Any], facts: Any) -> list[Path]:
-    """CATEGORY/samples/{prompt}_{000000}.png, pictures numbered through in each category."""
+    """CATEGORY/samples/{prompt}_{000000}.png, pictures numbered through in each category. The
+    official scorers take the prompt from the name, up to its first underscore."""
     category, _, number = sample.id.partition("/")
     start, home = int(number) * len(images), folder / category / "samples"
-    names = [_safe(sample.facts["text"], f"_{start + k:06d}.png") for k in range(len(images))]
+    text = sample.facts["text"].replace("/", " ")
+    names = [_safe(text, f"_{start + k:06d}.png") for k in range(len(images))]
     return [_png(x, home / name, facts) for x, name in zip(images, names, strict=True)]
 
 
@@ -125,46 +127,49 @@ def rebuilt(folder: Path, sample: Sample, images: Sequence[Any], facts: Any) -> 
 # --- answers -----------------------------------------------------------------------------------
 
 
-def _said(records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if isinstance(record.get("reply"), str)]
+def _said(record: Record) -> str:
+    """What was answered, "" where nothing was: official scorers want an answer to every question
+    and stop, or pair what does not belong together, where one is missing."""
+    return str(record.get("reply") or "")
 
 
 def vqa_answers(folder: Path, records: Sequence[Record], files: Mapping[str, Any]) -> None:
-    rows = [{"question_id": _number(r["id"]), "answer": r["reply"]} for r in _said(records)]
+    rows = [{"question_id": _number(r["id"]), "answer": _said(r)} for r in records]
     _json(rows, folder / "answers.json")
 
 
 def gqa_answers(folder: Path, records: Sequence[Record], files: Mapping[str, Any]) -> None:
-    rows = [{"questionId": r["id"], "prediction": r["reply"]} for r in _said(records)]
+    rows = [{"questionId": r["id"], "prediction": _said(r)} for r in records]
     _json(rows, folder / "answers.json")
 
 
 def captions(folder: Path, records: Sequence[Record], files: Mapping[str, Any]) -> None:
-    rows = [{"image_id": _number(r["id"]), "caption": r["reply"]} for r in _said(records)]
+    rows = [{"image_id": _number(r["id"]), "caption": _said(r)} for r in records]
     _json(rows, folder / "captions.json")
 
 
 def mmvet_answers(folder: Path, records: Sequence[Record], files: Mapping[str, Any]) -> None:
-    _json({r["id"]: r["reply"] for r in _said(records)}, folder / "answers.json")
+    _json({r["id"]: _said(r) for r in records}, folder / "answers.json")
 
 
 def mme_answers(folder: Path, records: Sequence[Record], files: Mapping[str, Any]) -> None:
     """TASK.txt: picture, question, answer, reply, between tabs."""
     folder.mkdir(parents=True, exist_ok=True)
     lines: dict[str, list[str]] = {}
-    for r in _said(records):
+    for r in records:
         name = r["group"].split("/", 1)[1]
         label = "Yes" if r["marks"]["label"] else "No"
-        reply, prompt = (" ".join(text.split()) for text in (r["reply"], r["prompt"]))
+        reply, prompt = (" ".join(text.split()) for text in (_said(r), r["prompt"]))
         lines.setdefault(r["skill"], []).append(f"{name}\t{prompt}\t{label}\t{reply}\n")
     for task, rows in lines.items():
         write_atomic(folder / f"{plain_name(task)}.txt", "".join(rows).encode())
 
 
 def tifa_list(folder: Path, records: Sequence[Record], files: Mapping[str, Any]) -> None:
-    """images.json: {id: path}."""
-    _json({identity: paths[0] for identity, paths in files.items() if paths},
-          folder / "images.json")  # fmt: skip
+    """images.json: {id: path}, from where that file lies."""
+    names = {identity: paths[0] for identity, paths in files.items() if paths}
+    _json({identity: Path(name).relative_to(folder.name).as_posix()
+           for identity, name in names.items()}, folder / "images.json")  # fmt: skip
 
 
 def _number(text: str) -> int | str:
@@ -173,8 +178,8 @@ def _number(text: str) -> int | str:
 
 @dataclass(frozen=True)
 class Layout:
-    """write: pictures of a sample -> files; finish: what is written once, of all records and of
-    {sample's id: its files}."""
+    """write: pictures of a sample -> files; finish: what is written once, of all records, those
+    that could not be scored with the marks of a wrong reply, and of {sample's id: its files}."""
 
     write: Writer | None = None
     finish: Callable[[Path, Sequence[Record], Mapping[str, Any]], None] | None = None

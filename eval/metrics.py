@@ -149,21 +149,38 @@ def frechet_draws(
     ]
 
 
-def precision_recall(real: np.ndarray, made: np.ndarray, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall, https://arxiv.org/abs/1904.06991.
+def around(value: float, draws: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Standard error and 95% interval of a distance from its bootstrap. Sets drawn with replacement
+    lie further apart than the sets they are drawn from, so the draws are moved to have their mean
+    at the value; a distance is not below 0."""
+    low, high = np.quantile(draws, [0.025, 0.975]) - np.mean(draws) + value
+    return float(np.std(draws, ddof=1)), (max(0.0, float(low)), float(high))
 
-    Precision: share of made samples inside the manifold of the real ones, the union of balls that
-    reach from each to its k-th neighbour. Recall: the other way round.
+
+def manifold_members(
+    real: np.ndarray, made: np.ndarray, k: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the made samples lie inside the manifold of the real ones, and the other way round,
+    https://arxiv.org/abs/1904.06991: the union of balls that reach from each to its k-th neighbour.
 
     Args:
         real, made: (samples, features), more than k samples each.
+
+    Returns:
+        1.0 or 0.0 of each, (made,) and (real,); their means are precision and recall.
     """
     _check_features(real, made, k + 1)
     real, made = (np.asarray(x, np.float64) for x in (real, made))
     between = _distances(made, real)  # (made, real)
-    precision = (between <= _radii(real, k)[None]).any(1).mean()
-    recall = (between.T <= _radii(made, k)[None]).any(1).mean()
-    return float(precision), float(recall)
+    of_made = np.any(between <= _radii(real, k)[None], axis=1)
+    of_real = np.any(between.T <= _radii(made, k)[None], axis=1)
+    return np.asarray(of_made, np.float64), np.asarray(of_real, np.float64)
+
+
+def precision_recall(real: np.ndarray, made: np.ndarray, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall: the shares of `manifold_members`."""
+    inside = manifold_members(real, made, k)
+    return float(inside[0].mean()), float(inside[1].mean())
 
 
 def _distances(one: np.ndarray, two: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from unified.eval.benchmark import Benchmark
 from unified.eval.features import in_parts
 from unified.eval.items import Data, Picture, Sample
 from unified.eval.judge import facts_of
-from unified.eval.metrics import frechet_distance, frechet_draws
+from unified.eval.metrics import around, frechet_distance, frechet_draws
 from unified.eval.scoring import Context, Marks, Record, Reply, Value, mean, measured, slices, units
 from unified.media.picture import MediaError, read
 from unified.toybox.scene import render, sample_scene
@@ -151,9 +151,8 @@ class Rebuilt:
             )
         except MediaError as error:
             raise ValueError(f"a picture of this run is gone: {error}") from None
+        distance = frechet_distance(given, made)
         draws = frechet_draws(given[:, None], made[:, None], seed=context.seed)
-        low, high = np.quantile(draws, [0.025, 0.975])
-        spread, ci = float(np.std(draws, ddof=1)), (float(low), float(high))
+        spread, ci = around(distance, draws)
         metric = f"Fréchet distance ({context.judge.short})"  # worth nothing without whose features
-        return Value(metric, frechet_distance(given, made), spread, ci, len(records),
-                     skill, split, 0.0, False)  # fmt: skip
+        return Value(metric, distance, spread, ci, len(records), skill, split, 0.0, False)

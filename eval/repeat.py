@@ -51,10 +51,17 @@ def repeat(
 
 
 def _settings_changed(name: str, was: Settings, now: Settings) -> list[str]:
+    """What is not as it was, where things lie aside: data is known by its hash, and a model and a
+    judge by their revisions where they have one."""
     old, new = was.model_dump(), now.model_dump()
+    moved = {"data"}
+    if was.revision and was.revision == now.revision:
+        moved |= {"model"} if now.recipe else {"model", "recipe"}  # a recipe lies beside its model
+        if was.judge_source == now.judge_source and was.judge_revision == now.judge_revision != "":
+            moved |= {"judge"}
     return [
         f"{name}: {key} was {str(old[key])[:80]!r}, is {str(new[key])[:80]!r}"
-        for key in old if old[key] != new[key] and key != "data"
+        for key in old if old[key] != new[key] and key not in moved
     ]  # fmt: skip
 
 

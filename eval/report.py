@@ -26,7 +26,7 @@ from unified.eval.blocks import (
     markdown,
 )
 from unified.eval.charts import Bar, bars, stacked
-from unified.eval.interference import CLEAR, RIGHT, Counts, outcomes, quadrants, right
+from unified.eval.interference import CLEAR, RIGHT, Counts, holm, outcomes, quadrants, right
 from unified.eval.interference import compare as compare_outcomes
 from unified.eval.results import Results, Row
 from unified.media.picture import write_atomic
@@ -56,7 +56,8 @@ class Run:
 
 
 def load(paths: Sequence[Path]) -> list[Run]:
-    """Runs from their folders; a folder of several models' runs stands for all of them.
+    """Runs from their folders; a folder of several models' runs stands for all of them, in the
+    order in which the models were named.
 
     Raises:
         ResultsError: no results there.
@@ -64,7 +65,7 @@ def load(paths: Sequence[Path]) -> list[Run]:
     folders: list[Path] = []
     for path in paths:
         path = path.parent if path.name == results.FILE else path
-        inner = sorted(p.parent for p in path.glob(f"*/{results.FILE}"))
+        inner = results.inner(path)
         folders += [path] if (path / results.FILE).is_file() or not inner else inner
     runs: list[Run] = []
     for folder in folders:
@@ -202,7 +203,8 @@ WHOLE = ("overall", "perception", "cognition")  # skills that are all of a bench
 
 def _named(run: Run, row: Row) -> tuple[str, str, str, str]:
     """(benchmark or suite, skill, split, metric): what the two sides of a line have in common."""
-    return run.spec(row.task).suite or row.task, row.skill, row.split, row.metric
+    own = ", SELF-JUDGED" if row.settings.judge_source == "self" else ""
+    return run.spec(row.task).suite or row.task, row.skill, row.split, row.metric + own
 
 
 def _overview(runs: Sequence[Run]) -> Iterator[Block]:
@@ -379,27 +381,32 @@ def _interference(runs: Sequence[Run]) -> Iterator[Block]:
     yield Heading("Interference")
     yield Text(f"{model.name} against each twin on the units that both answered; a unit is right"
                f" where its score is above {RIGHT:g}. The p is of McNemar's exact test on the units"
-               " that only one of the two has right, not corrected for the number of lines; the 95%"
-               " interval is of a paired bootstrap over the units; a difference is called one where"
-               f" p is below {CLEAR:g}.")  # fmt: skip
+               " that only one of the two has right; Holm's p is corrected for all lines of this"
+               f" section, and a difference is called one where it is below {CLEAR:g}. The 95%"
+               " interval is of a paired bootstrap over the units.")  # fmt: skip
+    lines: dict[str, list[list[str]]] = {side: [] for side in SIDES}
+    made: list[tuple[list[str], Counts]] = []
     for side in SIDES:
-        lines = []
         for twin in runs[1:]:
             for task in model.tasks:
                 if task not in twin.tasks or model.spec(task).side != side:
                     continue
-                if not _same_data(model, twin, task):
-                    reason = "not the same samples"
-                    lines.append([task, twin.name, *[""] * 9, reason])
+                reason = _incomparable(model, twin, task)
+                if reason:
+                    lines[side].append([task, twin.name, *[""] * 10, reason])
                     continue
                 for split, counts in compare(model, twin, task).items():
-                    lines.append(_compared(task, twin.name, split, counts))
-        if lines:
-            head = ("benchmark", "twin", "split", "units", f"{model.name} right", "twin right",
-                    "difference", "95% interval", f"only {model.name}", "only twin", "p",
-                    f"{model.name} is")  # fmt: skip
-            clear = [k for k, line in enumerate(lines) if "than the twin" in line[-1]]
-            yield Table(head, lines, caption=side, words=3, strong=clear)
+                    made.append((_compared(task, twin.name, split, counts), counts))
+                    lines[side].append(made[-1][0])
+    for (line, counts), p in zip(made, holm([counts.p for _, counts in made]), strict=True):
+        line += [f"{p:.3g}", counts.finding(p)]
+    head = ("benchmark", "twin", "split", "units", f"{model.name} right", "twin right",
+            "difference", "95% interval", f"only {model.name}", "only twin", "p", "Holm's p",
+            f"{model.name} is")  # fmt: skip
+    for side, rows in lines.items():
+        if rows:
+            clear = [k for k, line in enumerate(rows) if "than the twin" in line[-1]]
+            yield Table(head, rows, caption=side, words=3, strong=clear)
 
 
 def _compared(task: str, twin: str, split: str, counts: Counts) -> list[str]:
@@ -407,12 +414,18 @@ def _compared(task: str, twin: str, split: str, counts: Counts) -> list[str]:
     shares = [(counts.both + alone) / counts.n for alone in (counts.first, counts.second)]
     return [task, twin, _words(split), str(counts.n), *(f"{share:.3f}" for share in shares),
             f"{counts.difference:+.3f}", f"{low:+.3f} – {high:+.3f}", str(counts.first),
-            str(counts.second), f"{counts.p:.3g}", counts.finding]  # fmt: skip
+            str(counts.second), f"{counts.p:.3g}"]  # fmt: skip
 
 
-def _same_data(one: Run, two: Run, task: str) -> bool:
-    hashes = [run.rows(task)[0].settings.data_hash for run in (one, two)]
-    return hashes[0] == hashes[1]
+def _incomparable(one: Run, two: Run, task: str) -> str:
+    """Why the scores of two models on a task may not be compared; "" where they may."""
+    first, second = (run.rows(task)[0].settings for run in (one, two))
+    if first.data_hash != second.data_hash:
+        return "not the same samples"
+    judges = [(s.judge, s.judge_revision) for s in (first, second)]
+    if judges[0] != judges[1]:
+        return "not the same judge"
+    return "" if first.benchmark == second.benchmark else "not asked or scored alike"
 
 
 # --- what went wrong ---------------------------------------------------------------------------

@@ -6,6 +6,10 @@
     RUN/TASK.part-K.jsonl  what process K has asked, until it is joined to the others'
     RUN/TASK/             what was drawn or answered, in the benchmark's own layout
 
+Several models each have such a folder, and beside these stands in which order they were named:
+
+    RUNS/order.json       the model first, then its twins
+
 Every field of a row is required: a row without one of its settings is refused when it is read.
 """
 
@@ -14,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from unified.eval.benchmark import explained
 from unified.media.picture import named, write_atomic
 
-FILE = "results.json"
+FILE, ORDER = "results.json", "order.json"
 VERSION = 1
 
 
@@ -130,6 +134,24 @@ def load(path: Path) -> Results:
 def save(folder: Path, results: Results) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / FILE, (results.model_dump_json(indent=1) + "\n").encode())
+
+
+def save_order(folder: Path, runs: Sequence[Path]) -> None:
+    """Write in which order the models of several runs below a folder were named."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [run.relative_to(folder).as_posix() for run in runs]
+    write_atomic(folder / ORDER, (json.dumps(names) + "\n").encode())
+
+
+def inner(folder: Path) -> list[Path]:
+    """The runs below a folder, as their models were named; any others after them, by name."""
+    found = sorted(path.parent for path in folder.glob(f"*/{FILE}"))
+    try:
+        names = json.loads((folder / ORDER).read_text(encoding="utf-8"))
+        places = {str(name): place for place, name in enumerate(names)}
+    except (OSError, ValueError, TypeError):
+        return found
+    return sorted(found, key=lambda run: places.get(run.name, len(places)))
 
 
 class Store:

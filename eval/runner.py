@@ -16,7 +16,7 @@ import yaml
 
 from unified.eval import results, sharing
 from unified.eval.asking import records
-from unified.eval.benchmark import Benchmark
+from unified.eval.benchmark import Benchmark, BenchmarkError, lacking
 from unified.eval.layouts import LAYOUTS
 from unified.eval.plan import DEFAULT, Plan, Progress, Ready, Task, prepare
 from unified.eval.results import Results, Row, Settings, Store
@@ -105,7 +105,7 @@ def run_task(
     _sweep(folder, spec.name)
     finish = LAYOUTS[spec.layout].finish
     if finish is not None:
-        finish(folder / spec.name, found, {r["id"]: r["files"] for r in found})
+        finish(folder / spec.name, _marked(ready, found), {r["id"]: r["files"] for r in found})
     return score(ready, found, folder)
 
 
@@ -116,16 +116,28 @@ def _sweep(folder: Path, task: str) -> None:
         stale.unlink(missing_ok=True)
 
 
+def _marked(ready: Ready, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of which those that could not be scored have the marks of a wrong reply."""
+    wrong = scorer(ready.task.spec.scorer).wrong
+    samples = {sample.id: sample for sample in ready.samples}
+    try:
+        return [
+            record if record["unscored"] is None
+            else {**record, "marks": wrong(samples[record["id"]])}
+            for record in found
+        ]  # fmt: skip
+    except KeyError as error:
+        raise BenchmarkError(lacking(ready.task.spec, error)) from None
+
+
 def score(ready: Ready, found: list[dict[str, Any]], folder: Path) -> list[Row]:
     """Rows of all records of a task."""
     spec, scoring = ready.task.spec, scorer(ready.task.spec.scorer)
     samples = {sample.id: sample for sample in ready.samples}
-    counted = []
-    for record in found:
-        if record["unscored"] is None:
-            counted.append(record)
-        elif spec.unscored == "wrong" and not record["outside"]:
-            counted.append({**record, "marks": scoring.wrong(samples[record["id"]])})
+    counted = [
+        record for record in _marked(ready, found)
+        if record["unscored"] is None or (spec.unscored == "wrong" and not record["outside"])
+    ]  # fmt: skip
     if not counted:
         reason = next((r["unscored"] for r in found if r["unscored"]), "")
         raise ValueError(f"{spec.name}: no sample could be scored: {reason}")

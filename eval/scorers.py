@@ -14,15 +14,17 @@ import numpy as np
 from unified.eval.answers import (
     chosen_option,
     mme_yes,
+    mmmu_choice,
     mmmu_open_right,
     mmvet_share,
     plain,
     pope_yes,
+    textvqa_accuracy,
     vqa_accuracy,
 )
 from unified.eval.drawn import Dpg, Facts, Fidelity, Geneval, Shows, Similarity, Tifa, Written
 from unified.eval.items import Sample
-from unified.eval.metrics import cider, word_errors
+from unified.eval.metrics import cider, word_errors, words_of
 from unified.eval.rebuilding import Rebuilt
 from unified.eval.scoring import (
     Context,
@@ -35,6 +37,7 @@ from unified.eval.scoring import (
     mean,
     measured,
     ratio,
+    skills_of,
     slices,
     units,
 )
@@ -58,10 +61,10 @@ class Mean:
         self.score, self.metric = score, metric
 
     def mark(self, sample: Sample, reply: Reply, judge: Any) -> Marks:
-        return {"score": float(self.score(sample, reply))}
+        return {"score": float(self.score(sample, reply)), **skills_of(sample)}
 
     def wrong(self, sample: Sample) -> Marks:
-        return {"score": 0.0}
+        return {"score": 0.0, **skills_of(sample)}
 
     def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]:
         for split, skill, inside in slices(records):
@@ -82,6 +85,14 @@ def _vqa(sample: Sample, reply: Reply) -> float:
     return vqa_accuracy(reply.text, sample.facts["answers"])
 
 
+def _textvqa(sample: Sample, reply: Reply) -> float:
+    return textvqa_accuracy(reply.text, sample.facts["answers"])
+
+
+def _mmvet(sample: Sample, reply: Reply) -> float:
+    return mmvet_share(reply.text, sample.facts["answer"])
+
+
 class Choice(Mean):
     """Multiple choice: the option that a free answer names, or the likeliest one."""
 
@@ -95,7 +106,8 @@ class Choice(Mean):
 
     def mark(self, sample: Sample, reply: Reply, judge: Any) -> Marks:
         found = self.chosen(sample, reply)
-        return {"said": found, "score": float(found == sample.facts["answer"])}
+        score = float(found == sample.facts["answer"])
+        return {"said": found, "score": score, **skills_of(sample)}
 
 
 class Mmmu(Choice):
@@ -103,7 +115,9 @@ class Mmmu(Choice):
     an open answer by its rules."""
 
     def chosen(self, sample: Sample, reply: Reply) -> int | None:
-        found = super().chosen(sample, reply)
+        if reply.likelihoods is not None:
+            return super().chosen(sample, reply)
+        found = mmmu_choice(reply.text, sample.facts["options"])
         if found is None:
             found = random.Random(sample.id).randrange(len(sample.facts["options"]))
         return found
@@ -221,24 +235,6 @@ class Mme:
         )
 
 
-class Mmvet(Mean):
-    """The share of each answer's parts that is said, over all and by capability."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda s, r: mmvet_share(r.text, s.facts["answer"]), "parts said")
-
-    def mark(self, sample: Sample, reply: Reply, judge: Any) -> Marks:
-        return super().mark(sample, reply, judge) | {"skills": sample.facts["capabilities"]}
-
-    def wrong(self, sample: Sample) -> Marks:
-        return {"score": 0.0, "skills": sample.facts["capabilities"]}
-
-    def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]:
-        for split, skill, inside in slices(records, lambda r: r["marks"]["skills"]):
-            found = units(inside, lambda group: group[0]["marks"]["score"])
-            yield measured(self.metric, split, skill, found, mean, seed=context.seed)
-
-
 class Cider:
     """CIDEr-D of captions; document frequencies are those of the references that were asked for."""
 
@@ -269,7 +265,7 @@ class Wer:
         return {"errors": errors, "words": words, "score": max(0.0, 1 - errors / words)}
 
     def wrong(self, sample: Sample) -> Marks:
-        words = len(sample.facts["transcript"].split())
+        words = len(words_of(sample.facts["transcript"]))  # as `word_errors` counts them
         return {"errors": words, "words": words, "score": 0.0}
 
     def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]:
@@ -282,10 +278,11 @@ SCORERS: dict[str, Scorer] = {
     "exact": Mean(_exact),
     "toybox": Mean(_toybox),
     "vqa": Mean(_vqa, "VQA accuracy"),
+    "textvqa": Mean(_textvqa, "VQA accuracy"),
     "choice": Choice(),
     "circular": Circular(),
     "mmmu": Mmmu(),
-    "mmvet": Mmvet(),
+    "mmvet": Mean(_mmvet, "parts said"),
     "pope": Pope(),
     "mme": Mme(),
     "cider": Cider(),

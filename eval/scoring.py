@@ -73,12 +73,19 @@ class Scorer(Protocol):
     def rows(self, records: Sequence[Record], context: Context) -> Iterator[Value]: ...
 
 
-def slices(
-    records: Sequence[Record], skills: Callable[[Record], Sequence[str]] | None = None
-) -> Iterator[tuple[str, str, list[Record]]]:
+def skills_of(sample: Sample) -> Marks:
+    """The marks of a sample that counts for several skills."""
+    return {"skills": list(sample.facts["skills"])} if sample.facts.get("skills") else {}
+
+
+def slices(records: Sequence[Record]) -> Iterator[tuple[str, str, list[Record]]]:
     """(split, skill, records): of each split all records as "overall", then each skill if there is
-    more than one."""
-    of = skills or (lambda record: [record["skill"]])
+    more than one. A record counts for the skills among its marks, else for its own."""
+
+    def of(record: Record) -> Sequence[str]:
+        found: Sequence[str] = record["marks"].get("skills", [record["skill"]])
+        return found
+
     for split in dict.fromkeys(record["split"] for record in records):
         inside = [record for record in records if record["split"] == split]
         yield split, "overall", inside

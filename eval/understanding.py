@@ -18,7 +18,7 @@ def lettered(options: Sequence[str]) -> str:
     return "\n".join(f"{LETTERS[k]}. {option}" for k, option in enumerate(options))
 
 
-def _choice(
+def multiple_choice(
     spec: Benchmark, question: str, options: Sequence[str], answer: int, hint: str = ""
 ) -> tuple[str, dict[str, Any]]:
     """The prompt and the facts of a multiple-choice question."""
@@ -123,7 +123,7 @@ def mmbench(data: Data, spec: Benchmark) -> Iterator[Sample]:
         hint = str(row.get("hint") or "")
         for turn in range(len(options)):
             turned = options[turn:] + options[:turn]
-            prompt, facts = _choice(
+            prompt, facts = multiple_choice(
                 spec, need(row, "question", where), turned, (answer - turn) % len(options),
                 "" if hint.lower() == "nan" else hint,
             )  # fmt: skip
@@ -147,26 +147,26 @@ def mmmu(data: Data, spec: Benchmark) -> Iterator[Sample]:
         for row in records(path):
             identity = str(need(row, "id", named(path)))
             where = f"{named(path)}, {identity}"
-            options = [str(option) for option in _listed(row.get("options"), where)]
+            options = [str(option) for option in listed(row.get("options"), where)]
             question = str(need(row, "question", where))
             shown = [
-                _embedded(data, row[f"image_{k}"], where)
+                embedded(data, row[f"image_{k}"], where)
                 for k in range(1, 8) if row.get(f"image_{k}")
             ]  # fmt: skip
             subject = identity.split("_", 1)[-1].rpartition("_")[0] or "overall"
             if options and row.get("question_type", "multiple-choice") == "multiple-choice":
                 answer = _letter(need(row, "answer", where), len(options), where)
-                prompt, facts = _choice(spec, question, options, answer)
+                prompt, facts = multiple_choice(spec, question, options, answer)
                 chance = 1 / len(options)
             else:
-                answers = [str(a) for a in _listed(need(row, "answer", where), where)]
+                answers = [str(a) for a in listed(need(row, "answer", where), where)]
                 prompt = spec.data.options["open_prompt"].replace("{question}", question)
                 facts, chance = {"question": question, "answers": answers}, 0.0
             yield Sample(identity, prompt, subject.replace("_", " "), split, tuple(shown), facts,
                          chance=chance)  # fmt: skip
 
 
-def _listed(value: Any, where: str) -> list[Any]:
+def listed(value: Any, where: str) -> list[Any]:
     """A list, a list written as text, or one value."""
     if isinstance(value, str) and value.strip().startswith("["):
         try:
@@ -178,7 +178,7 @@ def _listed(value: Any, where: str) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _embedded(data: Data, value: Any, where: str) -> Picture:
+def embedded(data: Data, value: Any, where: str) -> Picture:
     """A picture of a parquet column ({bytes, path}), as base64, or as a file's name."""
     if isinstance(value, dict):
         if value.get("bytes"):
@@ -198,7 +198,7 @@ def mmvet(data: Data, spec: Benchmark) -> Iterator[Sample]:
             split=spec.data.split,
             pictures=(data.picture(need(row, "imagename", where), "images"),),
             facts={"answer": str(need(row, "answer", where)),
-                   "capabilities": sorted(need(row, "capability", where))},
+                   "skills": sorted(need(row, "capability", where))},
         )  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def seed_bench(data: Data, spec: Benchmark) -> Iterator[Sample]:
         where = f"{named(path)}, question {need(row, 'question_id', named(path))}"
         options = [str(need(row, f"choice_{letter}", where)) for letter in "abcd"]
         answer = _letter(need(row, "answer", where), 4, where)
-        prompt, facts = _choice(spec, need(row, "question", where), options, answer)
+        prompt, facts = multiple_choice(spec, need(row, "question", where), options, answer)
         yield Sample(
             id=str(row["question_id"]),
             prompt=prompt,
@@ -294,14 +294,26 @@ def scienceqa(data: Data, spec: Benchmark) -> Iterator[Sample]:
         row = need(rows, str(identity), named(problems))
         options = [str(choice) for choice in need(row, "choices", where)]
         answer = int(need(row, "answer", where))
-        prompt, facts = _choice(
+        prompt, facts = multiple_choice(
             spec, need(row, "question", where), options, answer, row.get("hint") or ""
         )
+        facts["skills"] = _scienceqa_skills(row)
         picture = row.get("image")
         folder = f"{split}/{identity}"
         shown = (data.picture(picture, folder, f"images/{folder}"),) if picture else ()
         yield Sample(str(identity), prompt, str(row.get("subject") or "overall"), split, shown,
                      facts, chance=1 / len(options))  # fmt: skip
+
+
+def _scienceqa_skills(row: dict[str, Any]) -> list[str]:
+    """The official eight: subjects, contexts (of which a question may have two) and grades."""
+    skills = [str(row["subject"])] if row.get("subject") else []
+    context = {"text context": row.get("hint"), "image context": row.get("image")}
+    skills += [name for name, there in context.items() if there] or ["no context"]
+    grade = str(row.get("grade") or "").removeprefix("grade")
+    if grade.isdigit():
+        skills.append("grades 1-6" if int(grade) <= 6 else "grades 7-12")
+    return skills
 
 
 def coco_captions(data: Data, spec: Benchmark) -> Iterator[Sample]:
@@ -356,7 +368,7 @@ def film_questions(data: Data, spec: Benchmark) -> Iterator[Sample]:
             options = [str(option) for option in need(row, "options", where)]
             given = need(row, "answer", where)
             answer = given if isinstance(given, int) else _letter(given, len(options), where)
-            prompt, facts = _choice(spec, need(row, "question", where), options, answer)
+            prompt, facts = multiple_choice(spec, need(row, "question", where), options, answer)
             facts["film"] = str(data.folder / need(row, "video", where))
             yield Sample(str(row["question_id"]), prompt, split=spec.data.split, facts=facts,
                          chance=1 / len(options))  # fmt: skip

@@ -128,6 +128,27 @@ def test_scienceqa_asks_without_a_picture_too(tmp_path: Path) -> None:
     assert sorted(pictures for _, pictures in model.shown) == [0, 1]
 
 
+def test_scienceqa_counts_contexts_and_grades_as_officially(tmp_path: Path) -> None:
+    """A question counts for its subject, for each context it has, and for its grades."""
+    found, _, _ = run("scienceqa", tmp_path, Model({"strongest": "A", "sentence": "A"}))
+    rows = {r.skill: (r.value, r.n) for r in found.rows}
+    assert rows == {
+        "overall": (0.5, 2), "natural science": (1, 1), "language science": (0, 1),
+        "text context": (1, 1), "image context": (1, 1), "no context": (0, 1),
+        "grades 1-6": (0.5, 2),
+    }  # fmt: skip
+    chances = {r.skill: r.chance for r in found.rows}
+    assert chances["overall"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert chances["image context"] == pytest.approx(1 / 3)
+
+
+def test_genai_bench_has_a_row_for_every_skill(tmp_path: Path) -> None:
+    found, _, _ = run("genai_bench", tmp_path, Model({"More cats": "no", "baker": "yes"}))
+    rows = {r.skill: (r.value, r.n) for r in found.rows}
+    assert rows == {"overall": (0.5, 2), "attribute": (1, 1), "basic": (1, 1),
+                    "advanced": (0, 1), "counting": (0, 1)}  # fmt: skip
+
+
 def test_seed_bench_takes_the_likeliest_option(tmp_path: Path) -> None:
     found, records, _ = run("seed_bench", tmp_path)
     (record,) = records  # the question about a film is left out
@@ -184,7 +205,7 @@ def test_answers_are_written_as_officially(
         ("t2i_compbench", [
             *(f"color_val/samples/a green bench and a blue bowl_{k:06d}.png" for k in range(10)),
             *(f"color_val/samples/a red cat_{k:06d}.png" for k in range(10, 20)),
-            *(f"non_spatial_val/samples/a man_woman runs_{k:06d}.png" for k in range(10)),
+            *(f"non_spatial_val/samples/a man woman runs_{k:06d}.png" for k in range(10)),
         ]),
     ],
 )  # fmt: skip
@@ -208,7 +229,7 @@ def test_layouts_hold_what_they_should(tmp_path: Path) -> None:
     assert Image.open(files / "COCOval2014000000000001.png").size == (40, 32)  # two by two
     _, _, files = run("tifa", tmp_path / "3")
     listed = json.loads((files / "images.json").read_text())
-    assert listed == {"coco_301091": "tifa/coco_301091.png"}
+    assert listed == {"coco_301091": "coco_301091.png"}  # from where images.json lies
     _, _, files = run("vbench", tmp_path / "4")
     frames = film.read_film(files / "a bear climbing a tree-0.mp4", 8, 16)
     assert frames.shape == (3, 16, 16, 3)
@@ -249,6 +270,8 @@ def test_fidelity_names_its_features(tmp_path: Path) -> None:
     assert values["precision"].value == 1 and values["precision"].settings.judge == "pixels 8x8"
     far, _, _ = run("coco_fidelity", tmp_path / "far", Model(draw=lambda p, s: image(300 + s % 2)))
     assert far.rows[0].value > values["Fréchet distance"].value
+    for row in (*found.rows, *far.rows):
+        assert row.ci[0] <= row.value <= row.ci[1] and row.n == 6
 
 
 # The toybox, both ways

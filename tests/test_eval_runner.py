@@ -375,6 +375,11 @@ def test_repeating_agrees_or_says_what_differs(data: Path, tmp_path: Path) -> No
     with_adapter = Model()
     with_adapter.adapter, with_adapter.adapter_revision = "cats", "abc"
     assert any("adapter was '', is 'cats'" in line for line in again(with_adapter, "e"))
+    moved = Model()
+    moved.source = "elsewhere"  # what it is called is no difference where its revision is the same
+    assert again(moved, "f") == []
+    moved.revision = "3"
+    assert any("model was 'hash', is 'elsewhere'" in line for line in again(moved, "g"))
     differences = again(shy, "d")
     assert any("1 of 8 samples differ, 'random/0' first" in line for line in differences)
 
@@ -437,8 +442,10 @@ def test_the_command_line_runs_repeats_and_lists(
     out = capsys.readouterr().out
     assert all(name in out for name in benchmark.names())
     twice = ["eval", "run", "pope", "--data", str(data), "--limit", "2", "-o", "two"]
-    assert cli.run([*twice, "--model", "runs/a/model", "--model", "runs/b/model"]) == 0
-    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["a", "b"]
+    assert cli.run([*twice, "--model", "runs/b/model", "--model", "runs/a/model"]) == 0
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["a", "b", "order.json"]
+    assert cli.run(["eval", "report", "two", "-o", "two.html", "--validate", "0"]) == 0
+    assert "b against a</h1>" in (tmp_path / "two.html").read_text()  # the first that was named
 
 
 @pytest.mark.parametrize("verb", ["run", "list", "repeat", "report"])

@@ -141,6 +141,45 @@ def test_damaged_pictures_are_named_in_every_benchmark(
     assert f"{name}: {len(bad)} of {len(records)} samples" in (tmp_path / "report.html").read_text()
 
 
+class Mute(Oracle):
+    """Has no answer to some questions."""
+
+    def _say(self, prompt: str, pictures: int) -> str:
+        if "two?" in prompt or "x?" in prompt:
+            raise ValueError("the message takes 900 tokens")
+        return "Yes"
+
+
+@pytest.mark.parametrize("name", ["mme", "mmvet"])
+def test_official_answers_are_complete_where_one_failed(name: str, tmp_path: Path) -> None:
+    """Official scorers stop where an answer is missing, and MME's takes lines two by two."""
+    FIXTURES[name](tmp_path / "data")
+    given = [runner.Task(benchmark.load(name), tmp_path / "data")]
+    runner.run(Mute(), given, tmp_path / "out")
+    files = tmp_path / "out" / name
+    if name == "mmvet":
+        assert json.loads((files / "answers.json").read_text()) == {"v1_0": "", "v1_1": "Yes"}
+        return
+    for task in ("count", "OCR"):
+        one, two = (files / f"{task}.txt").read_text().splitlines()
+        assert one.split("\t")[2:] == ["Yes", "Yes"] and two.split("\t")[2:] == ["No", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("vqav2", "answers"), ("gqa", "answers"), ("coco_captions", "captions")]
+)
+def test_a_picture_that_is_lost_has_an_empty_answer(name: str, file: str, tmp_path: Path) -> None:
+    FIXTURES[name](tmp_path / "data")
+    for path in (tmp_path / "data").rglob("*.jpg"):
+        path.write_bytes(b"cut")
+    given = [runner.Task(benchmark.load(name), tmp_path / "data")]
+    runner.run(Oracle(), given, tmp_path / "out")
+    answers = json.loads((tmp_path / "out" / name / f"{file}.json").read_text())
+    records = results.read_samples(tmp_path / "out" / f"{name}.jsonl")
+    assert len(answers) == len(records) > 0
+    assert all("" in row.values() for row in answers)
+
+
 # Judges
 
 
@@ -268,6 +307,21 @@ def test_a_run_of_which_nothing_came_has_a_report(tmp_path: Path) -> None:
     runner.run(Oracle(), given, tmp_path / "out")
     write([tmp_path / "out"], tmp_path / "report.html", validate=0)
     assert "gqa was not run" in (tmp_path / "report.html").read_text()
+
+
+def test_a_model_that_lies_elsewhere_is_asked_for(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Results name a model as it was named, from a folder that may be another one now."""
+    from unified import cli
+
+    model = Model()  # not a directory of any kind
+    model.source = "runs/a/model"
+    runner.run(model, tasks(data)[:1], tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["eval", "repeat", "out"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "runs/a/model: no such model directory" in line and "--model says where it is" in line
 
 
 # Settings

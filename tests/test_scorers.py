@@ -154,6 +154,29 @@ def test_precision_and_recall_are_the_paper_s() -> None:
     assert metrics.precision_recall(real, real + 100) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize(("n", "width"), [(40, 4), (120, 64)])
+def test_intervals_of_distances_hold_their_values(n: int, width: int) -> None:
+    """Sets drawn with replacement are further apart: as they are, none would hold the value."""
+    rng = np.random.default_rng(0)
+    real, made = rng.normal(size=(n, width)), rng.normal(size=(n, width)) + 0.2
+    value = metrics.frechet_distance(real, made)
+    draws = [metrics.frechet_distance(real, made[rng.integers(n, size=n)]) for _ in range(40)]
+    stderr, (low, high) = metrics.around(value, draws)
+    assert np.mean(draws) > value
+    assert low < value < high and high - low == pytest.approx(3.9 * stderr, rel=0.4)
+    assert metrics.around(0.1, [1.0, 2.0])[1][0] == 0
+
+
+def test_members_of_a_manifold_are_those_that_precision_and_recall_count() -> None:
+    rng = np.random.default_rng(2)
+    real, made = rng.normal(size=(20, 3)), rng.normal(size=(30, 3)) * 2
+    inside = metrics.manifold_members(real, made)
+    assert [len(found) for found in inside] == [30, 20]
+    assert metrics.precision_recall(real, made) == tuple(found.mean() for found in inside)
+    one = metrics.manifold_members(real, made[:9])[0]
+    assert (one == inside[0][:9]).all()  # of each made sample by itself
+
+
 # VQA
 
 
@@ -169,10 +192,35 @@ def test_precision_and_recall_are_the_paper_s() -> None:
         ("dont", "don't"),
         ("an apple\n", "apple"),
         ("None", "0"),
+        ("t-shirt", "t shirt"),  # of VQA v2's marks; a colon and an apostrophe are none
+        ("7:30", "7:30"),
+        ("let's go", "let's go"),
+        ("the dog's", "dog's"),
+        ("red,\tblue", "red blue"),
+        ("1,000 t-shirts", "1000 tshirts"),
     ],
 )
 def test_vqa_normalises_as_officially(text: str, wanted: str) -> None:
     assert answers.vqa_normalised(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "vqa", "textvqa"),
+    [
+        ("Nous les gosses", ["Nous Les Gosses"] * 10, 0.0, 1.0),  # VQA leaves people's case
+        ("two", ["two"] * 10, 0.0, 1.0),  # and, where all agree, their numbers and articles
+        ("the coke", ["The Coke"] * 3 + ["pepsi"] * 7, 0.0, (3 * 2 / 3 + 7) / 10),
+        ("wendy's", ["wendy 's"] * 10, 0.0, 1.0),  # a possessive is a word
+        ("1,000", ["1000"] * 10, 1.0, 1.0),
+        ("8", ["8"] * 2 + ["eight"] * 8, (2 / 3 * 8 + 1 / 3 * 2) / 10, 1.0),
+    ],
+)
+def test_textvqa_normalises_people_s_answers_too(
+    said: str, given: list[str], vqa: float, textvqa: float
+) -> None:
+    """M4C's evaluator, by which TextVQA is scored, and VQA's differ where people write freely."""
+    assert answers.vqa_accuracy(said, given) == pytest.approx(vqa)
+    assert answers.textvqa_accuracy(said, given) == pytest.approx(textvqa)
 
 
 @pytest.mark.parametrize("alike", range(11))
@@ -189,7 +237,7 @@ def test_vqa_accuracy_counts_the_other_nine(alike: int) -> None:
 @pytest.mark.parametrize(
     ("text", "yes"),
     [("Yes, there is.", True), ("No", False), ("There is no dog.", False), ("There is not", False),
-     ("A dog. No cat", True), ("", True)],
+     ("A dog. No cat", True), ("", True), ("None", True), ("well, no", False)],
 )  # fmt: skip
 def test_pope_reads_the_first_sentence(text: str, yes: bool) -> None:
     assert answers.pope_yes(text) is yes
@@ -301,9 +349,32 @@ def test_any_text_names_one_option_or_none(text: str, options: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("B", 1), ("(C) is it, not (B)", 1), ("B or C", 2), ("It is B, I think.", None),
+        ("It is B I think.", 1), ("A dog", 0), ("b", None), ("cat", None),
+        ("what I see in there is a hot dog", 1),  # the last to begin
+        ("one of dog or bird is what it is", 3),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_mmmu_reads_a_letter_or_the_last_option(text: str, wanted: int | None) -> None:
+    """As its official code does, though others would read some of these otherwise."""
+    options = ["a cat", "dog", "hot dog", "bird"]
+    assert answers.mmmu_choice(text, options) == wanted
+
+
+@pytest.mark.parametrize(
     ("said", "given", "right"),
     [
         ("The answer is 24.7", ["24.7"], True),
+        ("It is big. The answer: 24.70", ["24.7"], True),
+        ("The cost is 3. Then we are done", ["3"], True),  # one line is one conclusion
+        ("x is y\nso we have 7", ["7"], True),
+        ("also this", ["this"], True),
+        ("is it so", ["it"], True),
+        ("1e3 metres", ["1000"], True),
+        ("from 1,2 to 3", ["12"], False),
         ("so the result is 1,200.", ["1200"], True),
         ("It is therefore a mitral valve.", ["mitral valve"], True),
         ("about 25", ["24.7"], False),

@@ -112,6 +112,8 @@ def run(
 
     tasks = [runner.Task(spec, places.get(name), judge) for name, spec in specs.items()]
     plan = runner.Plan(seed=seed, limit=limit, batch=batch, sampling=sampling)
+    if len(folders) > 1:
+        results.save_order(out, list(folders.values()))
     code, found = 0, {}
     for source, folder in folders.items():
         handle = load(source or None, device, adapters, weights)
@@ -249,9 +251,15 @@ def repeat(
         if was.adapter and not adapters:
             raise ValueError(f"made with the adapter {was.adapter}; name its folder with --adapter")
         source = model if model is not None else was.model
-        return load(
-            None if source == SHIPPED else source, device, adapters, Weights(was.weights or "float")
-        )
+        source = None if source == SHIPPED else source
+        try:
+            return load(source, device, adapters, Weights(was.weights or "float"))
+        except ValueError as error:
+            if model is not None or source is None:
+                raise
+            raise ValueError(
+                f"{error} (so the results name it; --model says where it is)"
+            ) from None
 
     with tempfile.TemporaryDirectory() as temporary, bar("Asking again") as step:
         differences = again(path, out or Path(temporary), loaded, data, step)
