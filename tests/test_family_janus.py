@@ -384,6 +384,7 @@ def original(source: Path, folder: Path) -> Path:
         state[key.replace("q_proj", "qkv")] = torch.cat(parts)
     state["vision_model.vision_tower.attn_pool.latent"] = torch.zeros(1, 1, 32)
     state["gen_vision_model.quantize.codebook_used"] = torch.zeros(9)
+    state["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
     save_file(state, folder / "model.safetensors")
     text = json.loads((source / "config.json").read_text())["text_config"]
     config = {
@@ -427,9 +428,9 @@ BACK = (
 )  # fmt: skip
 
 
-def test_the_original_layout_is_the_same(
-    source: Path, ours: Unified, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tiny_parts(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original configuration only names its encoder and codec: small ones have names, too."""
     made = JanusConfig.from_pretrained(source)
     keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
     tower = {key: getattr(made.vision_config, key) for key in keys}
@@ -439,7 +440,31 @@ def test_the_original_layout_is_the_same(
     }
     monkeypatch.setitem(janus_family.TOWERS, "siglip_tiny", tower)
     monkeypatch.setitem(janus_family.CODECS, "VQ-tiny", codec)
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_the_original_layout_is_the_same(source: Path, ours: Unified, tmp_path: Path) -> None:
     same(ours, unified.load(original(source, tmp_path / "original"), device="cpu"))
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_the_files_beside_the_original_weights_say_the_same(
+    source: Path, ours: Unified, tmp_path: Path
+) -> None:
+    """The original processor does not name its system prompt, nor the id that guidance pads with:
+    its own code does, by <pad>'s spelling, whatever the tokenizer's pad_token is."""
+    folder = original(source, tmp_path / "original")
+    for name in ("generation_config.json", "chat_template.jinja"):
+        (folder / name).unlink()
+    pixels = {"image_processor_type": "VLMImageProcessor", "image_size": SIDE, "min_size": 14,
+              "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_normalize": True}  # fmt: skip
+    words = {"processor_class": "VLChatProcessor", "sft_format": "deepseek"}
+    marks = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": BOS, "eos_token": EOS,
+             "pad_token": EOS}  # fmt: skip
+    files = {"preprocessor": pixels, "processor": words, "tokenizer": marks}
+    for name, values in files.items():
+        (folder / f"{name}_config.json").write_text(json.dumps(values))
+    same(ours, unified.load(folder, device="cpu"))
 
 
 def pickled(source: Path, folder: Path, shards: int) -> Path:
