@@ -23,7 +23,7 @@ from PIL import Image
 
 from unified.engine import Request
 from unified.eval.speed import Timed, Way, rows
-from unified.handle import ANSWER, DRAWING, Unified
+from unified.handle import ANSWER, Unified
 from unified.toybox.samples import sample
 from unified.toybox.scene import render
 
@@ -52,12 +52,11 @@ def mixed(handle: Unified, count: int, seed: int = 0) -> list[Request]:
             else {"type": "image", "image": Image.fromarray(render(part))}
             for part in turn.parts
         ]
-        asked, drawing = [{"role": "user", "content": content}], task == "draw"
-        at_once = drawing and handle.model.config.draws_at_once
-        most = handle._most(DRAWING) if drawing else ANSWER
-        prompt, _ = handle._fit(asked, most, None if drawing else "view", draw=at_once)
-        draw = ("now" if at_once else "only") if drawing else "never"
-        found.append(Request(prompt.ids, prompt.views, seed + k, handle.sampling, draw, most))
+        how: dict[str, Any] = {"draw": "never", "most": ANSWER, "user_picture": "view"}
+        if task == "draw":
+            how = {"draw": "now" if handle.model.config.draws_at_once else "only"}
+        asked = [{"role": "user", "content": content}]
+        found.append(handle.request(asked, seed=seed + k, **how))
     return found
 
 
