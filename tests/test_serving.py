@@ -68,6 +68,7 @@ def asked(handle: Unified, words: str, *pictures: Image.Image) -> Request:
 def mixed(handle: Unified) -> list[Request]:
     """Words and pictures, guided and not, seen and drawn, of many lengths."""
     guided = Sampling(guidance_scale=4.0, text_temperature=1.0)
+    between = replace(guided, guidance_start=0.3, guidance_end=0.7)
     made = [
         asked(handle, "Hello"),
         replace(asked(handle, "a cat at night"), draw="now", sampling=guided),
@@ -77,6 +78,7 @@ def mixed(handle: Unified) -> list[Request]:
         replace(asked(handle, "a cat at night"), draw="now", sampling=guided),
         replace(asked(handle, "a"), draw="only", sampling=replace(guided, schedule="linear")),
         replace(asked(handle, "Once more, and at length, please"), draw="never", most=30),
+        replace(asked(handle, "a dog"), draw="now", sampling=between),
     ]
     return [replace(request, seed=k) for k, request in enumerate(made)]
 
