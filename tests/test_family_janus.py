@@ -471,6 +471,7 @@ def pickled(source: Path, folder: Path, shards: int) -> Path:
     """The same checkpoint with its weights as pickles, as old checkpoints are."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     state = load_file(source / "model.safetensors")
+    (folder / "training_args.bin").write_bytes(b"of whom it was tuned by; never read")
     if shards == 1:
         torch.save(state, folder / "pytorch_model.bin")
         return folder
@@ -496,6 +497,7 @@ def test_pickles_are_rewritten_where_asked_for(
     assert cli.run(["convert", str(folder), str(tmp_path / "out"), "--from-pickles"]) == 0
     same(ours, unified.load(tmp_path / "out", device="cpu"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "out"]
+    assert not [*(tmp_path / "out").glob("*.bin")]
 
 
 class Hostile:
@@ -582,10 +584,28 @@ def test_what_was_drawn_is_seen_in_the_next_turn(ours: Unified) -> None:
     assert len(again) == 2
 
 
+@pytest.mark.usefixtures("tiny_parts")
+def test_what_the_original_configuration_does_not_say_is_named(
+    source: Path, tmp_path: Path
+) -> None:
+    folder = original(source, tmp_path / "original")
+    values = json.loads((folder / "config.json").read_text())
+    for part, change, words in (
+        ("gen_vision_config", {}, r"config\.json: gen_vision_config\.cls is None; .* VQ-16"),
+        ("vision_config", {"params": {"model_name": "vit"}},
+         r"config\.json: vision_config\.params\.model_name is 'vit'; .* siglip_large"),
+        ("aligner_config", {"params": {}}, r"config\.json: no 'n_embed'"),
+    ):  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(values | {part: change}))
+        with pytest.raises(CheckpointError, match=words):
+            unified.load(folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"model_type": "bert"}, r"config\.json: model_type 'bert' .* known are janus"),
+        ({"model_type": "Emu3"}, r"config\.json: model_type 'Emu3' .*; BAAI/Emu3-Chat-hf"),
         ({"image_token_id": 7}, r"tokenizer\.json: .* has id 5; .*image_token_id is 7"),
         ({"text_config__vocab_size": 300}, r"tokenizer\.json: token .* has id 3[0-9]+; .* 300"),
         ({"text_config__vocab_size": 420},
@@ -622,6 +642,11 @@ def test_missing_files_are_named(source: Path, tmp_path: Path) -> None:
     (plain / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(CheckpointError, match="pytorch_model.bin: a pickle.*as safetensors"):
         unified.load(plain)
+    meta = tmp_path / "meta"
+    meta.mkdir()
+    (meta / "consolidated.00.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="consolidated weights without a config.json"):
+        unified.load(meta)
     bare = broken(source, tmp_path / "bare")
     (bare / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="tokenizer.json: missing"):

@@ -305,11 +305,16 @@ def original_config(values: dict[str, Any], path: Path) -> Any:
         found: dict[str, Any] = values.get(part, {}).get("params", {})
         return found
 
-    tower = params("vision_config").get("model_name", "")
-    codec = values.get("gen_vision_config", {}).get("cls", "")
-    for given, known in ((tower, TOWERS), (codec, CODECS)):
-        if given not in known:
-            raise CheckpointError(f"{path}: {given!r} is not known; one of {', '.join(known)}")
+    tower = params("vision_config").get("model_name")
+    codec = values.get("gen_vision_config", {}).get("cls")
+    for key, given, known in (
+        ("vision_config.params.model_name", tower, TOWERS),
+        ("gen_vision_config.cls", codec, CODECS),
+    ):
+        if given not in known:  # so it is in other models of this model_type, JanusFlow and VL
+            raise CheckpointError(
+                f"{path}: {key} is {given!r}; Janus and Janus-Pro have {', '.join(known)}"
+            )
     sizes = TOWERS[tower]
     depths = {params(part).get("depth", 2) for part in ("aligner_config", "gen_aligner_config")}
     if depths != {2}:
