@@ -567,6 +567,17 @@ def test_cached_equals_naive_and_batched_equals_alone(
         assert len(shown_parts) == len(reply.pictures)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sixteen_bits_read_and_draw(source: Path, ours: Unified, dtype: torch.dtype) -> None:
+    half, pixels = unified.load(source, device="cpu", dtype=dtype), ours.processor.image_processor
+    assert half.model.dtype == dtype == next(half.codec.parameters()).dtype
+    pictures = torch.stack([pixels.pixels(photo(seed=k)) for k in range(4)])
+    agree = (half.codec.encode(pictures) == ours.codec.encode(pictures)).float().mean()
+    assert agree > 0.8  # of codes; what lies between two may be either
+    assert half.generate("A cat.")[0].size == (SIDE, SIDE)
+    assert isinstance(half.ask(photo(), "What?", most=4), str)
+
+
 def test_a_shown_picture_counts_when_drawing(ours: Unified) -> None:
     options: dict[str, Any] = {"temperature": 0.0}
     pictures = [ours.generate("The same at night.", image=i, **options)[0].tobytes()
