@@ -399,5 +399,23 @@ def test_serving_is_timed_beside_one_batch(
     assert [arriving["way"], full["way"]] == ["as they arrive", "one full batch"]
     assert arriving["steps"] > full["steps"] and arriving["same_replies"] == 4
     assert full["ratio"] == pytest.approx(arriving["rate"] / full["rate"])
+
+
+def test_serving_is_timed_beside_transformers(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, asked = tmp_path / "serve.json", ["bench", "serve", "--against", "transformers"]
+    status = cli.run([*asked, "--model", str(source), "--requests", "4", "--rounds", "1",
+                      "--device", "cpu", "--json", str(target)])  # fmt: skip
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    arriving, full, theirs = json.loads(target.read_text())
+    assert theirs["way"] == "transformers, one by one" and "steps" not in theirs
+    units = [row["rate"] * row["seconds"] for row in (full, theirs)]
+    assert units[0] == pytest.approx(units[1], rel=0.01)  # the same work
+    assert theirs["ratio"] == pytest.approx(arriving["rate"] / theirs["rate"])
+    assert f"{theirs['ratio']:.2f} times as many as transformers" in " ".join(said.out.split())
+    assert cli.run([*asked, "--device", "cpu"]) == 2
+    assert "a Janus in its own format" in capsys.readouterr().err
     facts: dict[str, Any] = full["settings"]
     assert facts["requests"] == 4 and "environment" in facts and facts["last_arrival_step"] > 0
