@@ -602,7 +602,7 @@ def test_what_the_original_configuration_does_not_say_is_named(
     folder = original(source, tmp_path / "original")
     values = json.loads((folder / "config.json").read_text())
     for part, change, words in (
-        ("gen_vision_config", {}, r"config\.json: gen_vision_config\.cls is None; .* VQ-16"),
+        ("gen_vision_config", {}, r"config\.json: gen_vision_config\.cls is ''; .* VQ-16"),
         ("vision_config", {"params": {"model_name": "vit"}},
          r"config\.json: vision_config\.params\.model_name is 'vit'; .* siglip_large"),
         ("aligner_config", {"params": {}}, r"config\.json: no 'n_embed'"),

@@ -305,8 +305,8 @@ def original_config(values: dict[str, Any], path: Path) -> Any:
         found: dict[str, Any] = values.get(part, {}).get("params", {})
         return found
 
-    tower = params("vision_config").get("model_name")
-    codec = values.get("gen_vision_config", {}).get("cls")
+    tower = params("vision_config").get("model_name", "")
+    codec = values.get("gen_vision_config", {}).get("cls", "")
     for key, given, known in (
         ("vision_config.params.model_name", tower, TOWERS),
         ("gen_vision_config.cls", codec, CODECS),
