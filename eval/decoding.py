@@ -387,9 +387,8 @@ def theirs(
 
 
 def _prompt(handle: Unified, words: str = PROMPT) -> tuple[int, ...]:
-    message = {"role": "user", "content": words}
-    ids: tuple[int, ...] = handle._fit([message], handle.layout.drawn_length, draw=True)[0].ids
-    return ids
+    message, most = {"role": "user", "content": words}, handle.layout.drawn_length
+    return handle.request([message], draw="now", most=most).ids
 
 
 @dataclass(frozen=True)

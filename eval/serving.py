@@ -8,7 +8,8 @@ comes than is served, so that the engine is busy from the first arrival to the l
 
 Throughput is the tokens written, over the seconds from the first arrival to the last token of all:
 prefill, pixels, the filling of the batch and its emptying are in it. No prompt is remembered from
-one round to the next. Knows nothing of HTTP.
+one round to the next. Beside them may stand transformers' own `generate`, which no request can
+join: there they are all served from the start, one after the other. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from PIL import Image
 
+from unified import families
 from unified.engine import Request
 from unified.eval.speed import Timed, Way, rows
-from unified.handle import ANSWER, DRAWING, Unified
+from unified.handle import ANSWER, Unified
 from unified.toybox.samples import sample
 from unified.toybox.scene import render
 
 GAP = 0.5  # steps between arrivals, in the mean
-ARRIVING, FULL = "as they arrive", "one full batch"
+ARRIVING, FULL, THEIRS = "as they arrive", "one full batch", "transformers, one by one"
 
 
 @dataclass
@@ -52,12 +55,11 @@ def mixed(handle: Unified, count: int, seed: int = 0) -> list[Request]:
             else {"type": "image", "image": Image.fromarray(render(part))}
             for part in turn.parts
         ]
-        asked, drawing = [{"role": "user", "content": content}], task == "draw"
-        at_once = drawing and handle.model.config.draws_at_once
-        most = handle._most(DRAWING) if drawing else ANSWER
-        prompt, _ = handle._fit(asked, most, None if drawing else "view", draw=at_once)
-        draw = ("now" if at_once else "only") if drawing else "never"
-        found.append(Request(prompt.ids, prompt.views, seed + k, handle.sampling, draw, most))
+        how: dict[str, Any] = {"draw": "never", "most": ANSWER, "user_picture": "view"}
+        if task == "draw":
+            how = {"draw": "now" if handle.model.config.draws_at_once else "only"}
+        asked = [{"role": "user", "content": content}]
+        found.append(handle.request(asked, seed=seed + k, **how))
     return found
 
 
@@ -115,13 +117,75 @@ def race(
     return {ARRIVING: way(ARRIVING, at), FULL: way(FULL, [0.0] * len(at))}, last
 
 
+def rival(handle: Unified) -> Any:
+    """transformers' own model of the same weights.
+
+    Raises:
+        ValueError: the handle's model is no Janus in transformers' format.
+    """
+    from transformers import JanusForConditionalGeneration
+
+    folder = handle.source if handle.model.config.family == "janus" else ""
+    if not folder or families.model_type(families.folder_of(folder)) != "janus":
+        raise ValueError(
+            "transformers serves a Janus in its own format alone: name one with --model, or leave"
+            " --against out"
+        )
+    read: Any = JanusForConditionalGeneration.from_pretrained
+    model = read(families.folder_of(folder), dtype=handle.model.dtype, use_safetensors=True)
+    return model.eval().to(handle.model.device)
+
+
+def theirs(
+    model: Any, handle: Unified, requests: Sequence[Request], last: dict[str, Served]
+) -> Way:
+    """The requests by transformers' `generate`, pixels included, as many ids each as ours has
+    written to it in `last`; pictures by its own chance."""
+    control, device = handle.layout.vocabulary.control, model.device
+    marks = {"eos_token_id": control("end"), "pad_token_id": control("pad")}
+
+    def answer(request: Request, length: int) -> None:
+        ids = torch.tensor([request.ids], device=device)
+        given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if request.views is not None:
+            given["pixel_values"] = request.views.to(device, model.dtype)
+        model.generate(
+            **given, **marks, min_new_tokens=length, max_new_tokens=length, do_sample=False
+        )
+
+    def draw(request: Request) -> None:
+        ids = torch.tensor([[*request.ids, control("image")]], device=device)
+        sampling, room = request.sampling, ids.shape[1] + handle.layout.image_length
+        codes = model.generate(
+            ids, attention_mask=torch.ones_like(ids), generation_mode="image", do_sample=True,
+            temperature=sampling.temperature, guidance_scale=sampling.guidance_scale,
+            max_length=room,
+        )  # fmt: skip
+        model.decode_image_tokens(codes).cpu()
+
+    def work() -> tuple[int, float]:
+        lengths = [len(ids) for ids in last[FULL].replies]
+        began = time.perf_counter()
+        with torch.inference_mode():
+            for request, length in zip(requests, lengths, strict=True):
+                if request.draw == "never":
+                    answer(request, length)
+                else:
+                    draw(request)
+        return sum(lengths), time.perf_counter() - began
+
+    return work
+
+
 def report(
     found: list[Timed], last: dict[str, Served], settings: dict[str, Any], device: str = "cpu"
 ) -> list[dict[str, Any]]:
-    """`speed.rows`; `ratio` of the full batch is what arriving reaches of it. Besides: steps, the
-    mean of requests in the batch, and how many replies are those of the full batch."""
+    """`speed.rows`; `ratio` of the full batch is what arriving reaches of it. Besides, of ours:
+    steps, the mean of requests in the batch, and how many replies are those of the full batch."""
     out = rows("serve", "tokens", found, settings, device)
     for row in out:
+        if row["way"] not in last:
+            continue
         own = last[row["way"]]
         row["steps"] = len(own.used)
         row["mean_requests"] = sum(own.used) / len(own.used)

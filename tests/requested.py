@@ -9,6 +9,7 @@ from unified.handle import Unified
 from unified.sampling import Sampling
 
 LIKELIEST = Sampling(guidance_scale=5.0, temperature=0.0)
+BETWEEN = Sampling(4.0, temperature=1.0, guidance_start=0.3, guidance_end=0.7)
 FILTERED = Sampling(2.0, "linear", 0.8, top_k=20, top_p=0.9, min_p=0.01)
 
 
@@ -28,7 +29,13 @@ def several(handle: Unified) -> list[Request]:
         asked(handle, "a tree at night", FILTERED, seed=4),
         asked(handle, "Hello", Sampling(text_temperature=0.0), draw="never"),
         asked(handle, "a", Sampling(1.0, temperature=1.0), seed=5),
+        asked(handle, "a cat and a dog", BETWEEN, seed=6),
     ]
+
+
+def whole(requests: list[Request]) -> list[Request]:
+    """Those that draw at once, and whose twins stay from the first code to the last."""
+    return [r for r in requests if r.draw == "now" and r.sampling != BETWEEN]
 
 
 def engine_of(handle: Unified, captured: bool | None) -> Engine:

@@ -696,10 +696,11 @@ def test_eval_writes_rows(run: Any, model: Model, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(toybox, "evaluate", evaluate)
     given = ("--limit", "9", "--json", "rows.json", "--top-k", "5", "--seed", "2")
-    ran = run("eval", "toybox", *given)
+    ran = run("eval", "toybox", *given, "--guidance-interval", "0.1", "0.5")
     assert ran.status == 0 and "overall" in ran.out
     assert json.loads(Path("rows.json").read_text()) == rows
-    assert seen == {"model": model, "limit": 9, "seed": 2, "sampling": {"top_k": 5}}
+    chosen = {"top_k": 5, "guidance_start": 0.1, "guidance_end": 0.5}
+    assert seen == {"model": model, "limit": 9, "seed": 2, "sampling": chosen}
     assert json.loads(run("eval", "toybox", "--json", "-").out) == rows
 
 

@@ -39,12 +39,20 @@ def requests(tiny: Unified, **settings: object) -> list[Request]:
     return [Request(p.ids, p.views, 7 + k, sampling, most=230) for k, p in enumerate(prompts)]
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+SETTINGS: list[dict[str, float]] = [
+    {"guidance_scale": 1.0, "temperature": 0.0},
+    {"guidance_scale": 1.0, "temperature": 1.0},
+    {"guidance_scale": 3.0, "temperature": 0.0},
+    {"guidance_scale": 3.0, "temperature": 1.0},
+    {"guidance_scale": 3.0, "temperature": 1.0, "guidance_start": 0.3, "guidance_end": 0.7},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_cached_equals_naive_and_batched_equals_alone(
-    tiny: Unified, eager: Engine, guidance: float, temperature: float
+    tiny: Unified, eager: Engine, settings: dict[str, float]
 ) -> None:
-    batch = requests(tiny, guidance_scale=guidance, temperature=temperature, text_temperature=1.0)
+    batch = requests(tiny, text_temperature=1.0, **settings)
     together = eager.run(batch)
     assert any(reply.pictures for reply in together)
     for request, reply in zip(batch, together, strict=True):
@@ -84,6 +92,59 @@ def test_guidance_schedules_end_at_or_above_the_scale() -> None:
         assert weights == sorted(weights)
         assert weights[-1] >= 5.0 - 1e-9
         assert all(guidance_weight(1.0, schedule, t, 64) == 1 for t in range(64))
+
+
+def test_guidance_counts_in_its_interval() -> None:
+    whole = Sampling(5.0, "linear")
+    part = replace(whole, guidance_start=0.25, guidance_end=0.75)
+    for step in range(8):
+        inside = 2 <= step < 6
+        assert part.guides(step, 8) == inside
+        assert part.weight(step, 8) == (whole.weight(step, 8) if inside else 1)
+    assert whole.guided and not replace(part, guidance_end=0.25).guided
+    with pytest.raises(ValueError, match=r"guidance_start is 0\.9, after guidance_end, 0\.75"):
+        replace(part, guidance_start=0.9)
+
+
+def test_outside_of_the_interval_there_is_no_second_row(tiny: Unified) -> None:
+    length, one = tiny.layout.image_length, {"role": "user", "content": "a cat"}
+    plain = tiny.request([one], draw="now", guidance_scale=1.0, temperature=1.0)
+    whole = replace(plain, sampling=replace(plain.sampling, guidance_scale=20.0))
+
+    def drawn(request: Request) -> tuple[list[int], list[int]]:
+        """Codes, and lanes of each step that chose one."""
+        session, lanes = tiny.engine.serve(2), []
+        reply = session.replies[session.add(request)]
+        while session.busy:
+            before = len(reply.ids)
+            session.step()
+            lanes += [len(session._lanes)] * (1 < len(reply.ids) <= length + 1) * (before > 0)
+        return reply.ids[1 : length + 1], lanes
+
+    (none, _), (full, _) = drawn(plain), drawn(whole)
+    for start, end in ((0.0, 0.5), (0.5, 1.0), (0.3, 0.6)):
+        part = replace(whole.sampling, guidance_start=start, guidance_end=end)
+        codes, lanes = drawn(replace(whole, sampling=part))
+        inside = [k for k in range(length) if part.guides(k, length)]
+        assert [k for k, count in enumerate(lanes) if count == 2] == inside
+        usual = full if start == 0 else none  # up to where the interval ends or begins
+        same = next(k for k in range(length) if codes[k] != usual[k])
+        assert same >= (inside[-1] + 1 if start == 0 else inside[0])
+
+
+def test_a_request_is_what_ask_and_generate_make_of_it(tiny: Unified) -> None:
+    picture = Image.new("RGB", (64, 64), (200, 30, 30))
+    shown = [{"type": "image", "image": picture}, {"type": "text", "text": "What is it?"}]
+    seen = tiny.request(
+        [{"role": "user", "content": shown}], draw="never", most=9, seed=3, user_picture="view",
+        text_temperature=1.0,
+    )  # fmt: skip
+    answer = tiny.ask(picture, "What is it?", most=9, seed=3, text_temperature=1.0)
+    assert tiny._text(tiny.engine.run([seen])[0].ids) == answer
+    drawn = tiny.request([{"role": "user", "content": "a cat"}], draw="only", seed=3)
+    pixels = tiny.engine.run([drawn])[0].pictures[0]
+    again = tiny.generate("a cat", seed=3)[0]
+    assert tiny.processor.image_processor.picture(pixels).tobytes() == again.tobytes()
 
 
 def test_filters_keep_the_likeliest() -> None:

@@ -5,6 +5,7 @@ The checkpoint is small and random, made with transformers' classes in the publi
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -43,14 +44,28 @@ PAD, EOL, BOS, EOS = "<|endoftext|>", "<|extra_200|>", "<|extra_203|>", "<|extra
 LINES = ["You are a helpful assistant. USER: What is in the picture? ASSISTANT: Two dogs, a cat."]
 
 
-def text_tokenizer() -> Any:
+SMALL: dict[str, Any] = {
+    "text": {"vocab_size": 400, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+             "initializer_range": 0.2},
+    "side": SIDE, "grid": GRID, "codes": CODES,
+}  # fmt: skip
+LARGE: dict[str, Any] = {  # about 190 million parameters in the decoder, pictures of 576 codes
+    "text": {"vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 2816,
+             "num_hidden_layers": 12, "num_attention_heads": 16, "num_key_value_heads": 16,
+             "max_position_embeddings": 2048, "initializer_range": 0.05},
+    "side": 192, "grid": 24, "codes": 4096,
+}  # fmt: skip
+
+
+def text_tokenizer(count: int = CODES) -> Any:
     """A byte-level BPE with the special tokens of Emu3; codes are in another order, to see it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    codes = [f"<|visual token {c:06d}|>" for c in random.Random(0).sample(range(CODES), CODES)]
+    codes = [f"<|visual token {c:06d}|>" for c in random.Random(0).sample(range(count), count)]
     trainer = trainers.BpeTrainer(
-        vocab_size=390,
+        vocab_size=350 + count,
         special_tokens=[PAD, EOL, BOS, EOS, *EXTRA.values(), *codes],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
@@ -61,18 +76,14 @@ def text_tokenizer() -> Any:
     )  # fmt: skip
 
 
-def emu3(tokenizer: Any, tied: bool = False) -> Any:
+def emu3(tokenizer: Any, tied: bool = False, sizes: dict[str, Any] = SMALL) -> Any:
     torch.manual_seed(0)
     ids = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     config = Emu3Config(
-        text_config={
-            "vocab_size": 400, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-            "initializer_range": 0.2, **ids,
-        },
+        text_config={**sizes["text"], **ids},
         vq_config={
-            "codebook_size": CODES, "channel_multiplier": [1, 1, 1, 1], "base_channels": 32,
-            "num_res_blocks": 1, "hidden_size": 32, "attn_resolutions": [],
+            "codebook_size": sizes["codes"], "channel_multiplier": [1, 1, 1, 1],
+            "base_channels": 32, "num_res_blocks": 1, "hidden_size": 32, "attn_resolutions": [],
         },
         vocabulary_map=tokenizer.get_vocab(),
         tie_word_embeddings=tied,
@@ -82,11 +93,13 @@ def emu3(tokenizer: Any, tied: bool = False) -> Any:
     return model
 
 
-def save(folder: Path, shard: str = "5GB", tied: bool = False) -> Path:
-    tokenizer = text_tokenizer()
-    emu3(tokenizer, tied).save_pretrained(folder, max_shard_size=shard)
+def save(
+    folder: Path, shard: str = "5GB", tied: bool = False, sizes: dict[str, Any] = SMALL
+) -> Path:
+    tokenizer, area = text_tokenizer(sizes["codes"]), sizes["side"] ** 2
+    emu3(tokenizer, tied, sizes).save_pretrained(folder, max_shard_size=shard)
     Emu3Processor(
-        Emu3ImageProcessor(min_pixels=SIDE**2, max_pixels=SIDE**2),
+        Emu3ImageProcessor(min_pixels=area, max_pixels=area),
         tokenizer,
         chat_template="never {{ run }}",
     ).save_pretrained(folder)
@@ -186,8 +199,9 @@ def test_a_frame_round_trips_where_roles_are_tokens() -> None:
     assert layout.parse(layout.flatten(turns).ids) == turns
 
 
-def test_logits_are_the_same(ours: Unified, theirs: Any) -> None:
-    prompt = ours._fit(shown("What is in the picture?", photo(SIDE, SIDE)), 100)[0]
+def equal_logits(ours: Unified, theirs: Any, side: int = SIDE) -> None:
+    """Within 1e-4, of codes and of words."""
+    prompt = ours._fit(shown("What is in the picture?", photo(side, side)), 100)[0]
     ids = list(prompt.ids)
     with torch.inference_mode():
         wanted = theirs(input_ids=torch.tensor([in_theirs(ours, theirs, ids)])).logits
@@ -200,34 +214,44 @@ def test_logits_are_the_same(ours: Unified, theirs: Any) -> None:
         torch.testing.assert_close(one, two, atol=1e-4, rtol=0)
 
 
-def test_answers_are_the_same(ours: Unified, theirs: Any, processor: Any) -> None:
-    vocabulary, most, lengths = ours.layout.vocabulary, 40, []
+def test_logits_are_the_same(ours: Unified, theirs: Any) -> None:
+    equal_logits(ours, theirs)
+
+
+def equal_answers(ours: Unified, theirs: Any, processor: Any, most: int, side: int = SIDE) -> None:
+    """Greedy answers to questions about a picture, until one has all but a tenth of `most` ids."""
+    vocabulary, lengths = ours.layout.vocabulary, []
     never = [[i] for name, i in vocabulary.controls.items() if name != "end"]
     never += [[i] for i in rows(theirs)]
     for question in ("What is in the picture?", "How many dogs?", "Where is the cat?", "Why?"):
         given = processor(
-            text=ASKED.format(question), images=[photo(SIDE, SIDE)], return_tensors="pt"
+            text=ASKED.format(question), images=[photo(side, side)], return_tensors="pt"
         )
         made = theirs.generate(
             **given, max_new_tokens=most, do_sample=False, bad_words_ids=never, guidance_scale=None
         )
         wanted = made[0, given["input_ids"].shape[1] :].tolist()
-        prompt = ours._fit(shown(question, photo(SIDE, SIDE)), most + 9, "view")[0]
+        prompt = ours._fit(shown(question, photo(side, side)), most + 9, "view")[0]
         request = replace(ours._request(prompt, 0, most + 9, {}), draw="never")
         found = ours.engine.run([request])[0].ids
         assert found[: len(wanted)] == wanted
         lengths.append(len(wanted))
-        if lengths[-1] >= 36:
+        if lengths[-1] >= 0.9 * most:
             return
     raise AssertionError(f"answers of {lengths} ids")
+
+
+def test_answers_are_the_same(ours: Unified, theirs: Any, processor: Any) -> None:
+    equal_answers(ours, theirs, processor, 40)
 
 
 PROMPTS = ["Two dogs.", "A red circle and a cat at night"]
 
 
-def drawn(theirs: Any, processor: Any, prompt: str, scale: float) -> list[int]:
+def drawn(theirs: Any, processor: Any, prompt: str, scale: float, grid: int = GRID) -> list[int]:
     """Greedy ids of a picture as transformers draws it: the published use, its grammar by hand."""
-    extra = {"return_for_image_generation": True, "image_area": SIDE**2, "return_tensors": "pt"}
+    area, codes, length = (grid * SIDE // GRID) ** 2, rows(theirs), (grid + 1) * grid
+    extra = {"return_for_image_generation": True, "image_area": area, "return_tensors": "pt"}
     given, empty = (processor(text=text, **extra) for text in (prompt, ""))
     marks = [EOL, EXTRA["eof_token"], EXTRA["eoi_token"]]
     end, last, over = processor.tokenizer.convert_tokens_to_ids(marks)
@@ -235,12 +259,12 @@ def drawn(theirs: Any, processor: Any, prompt: str, scale: float) -> list[int]:
 
     def may(_: int, ids: torch.Tensor) -> list[int]:
         place = len(ids) - start
-        if place >= (GRID + 1) * GRID:
-            return [last] if place == (GRID + 1) * GRID else [over]
-        return [end] if place % (GRID + 1) == GRID else rows(theirs)
+        if place >= length:
+            return [last] if place == length else [over]
+        return [end] if place % (grid + 1) == grid else codes
 
     made = theirs.generate(
-        given["input_ids"], max_new_tokens=(GRID + 1) * GRID + 2, do_sample=False,
+        given["input_ids"], max_new_tokens=length + 2, do_sample=False,
         prefix_allowed_tokens_fn=may, guidance_scale=scale,
         negative_prompt_ids=empty["input_ids"],
         negative_prompt_attention_mask=empty["attention_mask"],
@@ -248,23 +272,43 @@ def drawn(theirs: Any, processor: Any, prompt: str, scale: float) -> list[int]:
     return made[0, start:].tolist()  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_drawing_gives_the_same_ids_and_pixels(
-    ours: Unified, theirs: Any, processor: Any, scale: float
+def equal_pictures(
+    ours: Unified, theirs: Any, processor: Any, prompts: list[str], scale: float, grid: int = GRID
 ) -> None:
-    wanted = [drawn(theirs, processor, prompt, scale) for prompt in PROMPTS]
-    assert wanted[0] != wanted[1] and all(len(set(ids)) > 6 for ids in wanted)
+    """The same ids, and pixels within 1e-4."""
+    wanted = [drawn(theirs, processor, prompt, scale, grid) for prompt in prompts]
+    assert wanted[0] != wanted[-1] or len(prompts) == 1
+    assert all(len(set(ids)) > 6 for ids in wanted)
     options = {"temperature": 0.0, "guidance_scale": scale}
-    replies = ours._draw("only", PROMPTS, 1, 0, 32, None, options)
+    replies = ours._draw("only", prompts, 1, 0, 32, None, options)
     opening = 1 + len(ours.layout.frame.opening)
     for reply, ids in zip(replies, wanted, strict=True):
         assert in_theirs(ours, theirs, reply.ids[opening:]) == ids
-        grid = torch.tensor([[*ids, 0]])  # it cuts off three: the frame's last, and <end>
-        out = theirs.model.decode_image_tokens(grid, height=GRID, width=GRID)[0]
+        whole = torch.tensor([[*ids, 0]])  # it cuts off three: the frame's last, and <end>
+        out = theirs.model.decode_image_tokens(whole, height=grid, width=grid)[0].detach()
         mean, std = (torch.tensor(getattr(processor.image_processor, key))[:, None, None]
                      for key in ("image_mean", "image_std"))  # fmt: skip
         pixels = (2 * (out * std + mean) - 1).clamp(-1, 1)
         torch.testing.assert_close(reply.pictures[0], pixels, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_drawing_gives_the_same_ids_and_pixels(
+    ours: Unified, theirs: Any, processor: Any, scale: float
+) -> None:
+    equal_pictures(ours, theirs, processor, PROMPTS, scale)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("UNIFIED_LARGE" not in os.environ, reason="minutes: set UNIFIED_LARGE=1")
+def test_a_large_one_is_the_same(tmp_path: Path) -> None:
+    """UNIFIED_LARGE=1 pytest tests/test_family_emu3.py -k large"""
+    folder = save(tmp_path / "large", shard="200MB", sizes=LARGE)
+    theirs = Emu3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    ours, processor = unified.load(folder, device="cpu"), Emu3Processor.from_pretrained(folder)
+    equal_logits(ours, theirs, LARGE["side"])
+    equal_answers(ours, theirs, processor, 128, LARGE["side"])
+    equal_pictures(ours, theirs, processor, PROMPTS[:1], 5.0, LARGE["grid"])
 
 
 @pytest.mark.parametrize("unconditional", ["fresh", "padded"])

@@ -384,6 +384,7 @@ def original(source: Path, folder: Path) -> Path:
         state[key.replace("q_proj", "qkv")] = torch.cat(parts)
     state["vision_model.vision_tower.attn_pool.latent"] = torch.zeros(1, 1, 32)
     state["gen_vision_model.quantize.codebook_used"] = torch.zeros(9)
+    state["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
     save_file(state, folder / "model.safetensors")
     text = json.loads((source / "config.json").read_text())["text_config"]
     config = {
@@ -427,9 +428,9 @@ BACK = (
 )  # fmt: skip
 
 
-def test_the_original_layout_is_the_same(
-    source: Path, ours: Unified, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tiny_parts(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original configuration only names its encoder and codec: small ones have names, too."""
     made = JanusConfig.from_pretrained(source)
     keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
     tower = {key: getattr(made.vision_config, key) for key in keys}
@@ -439,13 +440,38 @@ def test_the_original_layout_is_the_same(
     }
     monkeypatch.setitem(janus_family.TOWERS, "siglip_tiny", tower)
     monkeypatch.setitem(janus_family.CODECS, "VQ-tiny", codec)
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_the_original_layout_is_the_same(source: Path, ours: Unified, tmp_path: Path) -> None:
     same(ours, unified.load(original(source, tmp_path / "original"), device="cpu"))
+
+
+@pytest.mark.usefixtures("tiny_parts")
+def test_the_files_beside_the_original_weights_say_the_same(
+    source: Path, ours: Unified, tmp_path: Path
+) -> None:
+    """The original processor does not name its system prompt, nor the id that guidance pads with:
+    its own code does, by <pad>'s spelling, whatever the tokenizer's pad_token is."""
+    folder = original(source, tmp_path / "original")
+    for name in ("generation_config.json", "chat_template.jinja"):
+        (folder / name).unlink()
+    pixels = {"image_processor_type": "VLMImageProcessor", "image_size": SIDE, "min_size": 14,
+              "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_normalize": True}  # fmt: skip
+    words = {"processor_class": "VLChatProcessor", "sft_format": "deepseek"}
+    marks = {"tokenizer_class": "LlamaTokenizerFast", "bos_token": BOS, "eos_token": EOS,
+             "pad_token": EOS}  # fmt: skip
+    files = {"preprocessor": pixels, "processor": words, "tokenizer": marks}
+    for name, values in files.items():
+        (folder / f"{name}_config.json").write_text(json.dumps(values))
+    same(ours, unified.load(folder, device="cpu"))
 
 
 def pickled(source: Path, folder: Path, shards: int) -> Path:
     """The same checkpoint with its weights as pickles, as old checkpoints are."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     state = load_file(source / "model.safetensors")
+    (folder / "training_args.bin").write_bytes(b"of whom it was tuned by; never read")
     if shards == 1:
         torch.save(state, folder / "pytorch_model.bin")
         return folder
@@ -471,6 +497,7 @@ def test_pickles_are_rewritten_where_asked_for(
     assert cli.run(["convert", str(folder), str(tmp_path / "out"), "--from-pickles"]) == 0
     same(ours, unified.load(tmp_path / "out", device="cpu"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "out"]
+    assert not [*(tmp_path / "out").glob("*.bin")]
 
 
 class Hostile:
@@ -540,6 +567,17 @@ def test_cached_equals_naive_and_batched_equals_alone(
         assert len(shown_parts) == len(reply.pictures)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sixteen_bits_read_and_draw(source: Path, ours: Unified, dtype: torch.dtype) -> None:
+    half, pixels = unified.load(source, device="cpu", dtype=dtype), ours.processor.image_processor
+    assert half.model.dtype == dtype == next(half.codec.parameters()).dtype
+    pictures = torch.stack([pixels.pixels(photo(seed=k)) for k in range(4)])
+    agree = (half.codec.encode(pictures) == ours.codec.encode(pictures)).float().mean()
+    assert agree > 0.8  # of codes; what lies between two may be either
+    assert half.generate("A cat.")[0].size == (SIDE, SIDE)
+    assert isinstance(half.ask(photo(), "What?", most=4), str)
+
+
 def test_a_shown_picture_counts_when_drawing(ours: Unified) -> None:
     options: dict[str, Any] = {"temperature": 0.0}
     pictures = [ours.generate("The same at night.", image=i, **options)[0].tobytes()
@@ -557,10 +595,28 @@ def test_what_was_drawn_is_seen_in_the_next_turn(ours: Unified) -> None:
     assert len(again) == 2
 
 
+@pytest.mark.usefixtures("tiny_parts")
+def test_what_the_original_configuration_does_not_say_is_named(
+    source: Path, tmp_path: Path
+) -> None:
+    folder = original(source, tmp_path / "original")
+    values = json.loads((folder / "config.json").read_text())
+    for part, change, words in (
+        ("gen_vision_config", {}, r"config\.json: gen_vision_config\.cls is ''; .* VQ-16"),
+        ("vision_config", {"params": {"model_name": "vit"}},
+         r"config\.json: vision_config\.params\.model_name is 'vit'; .* siglip_large"),
+        ("aligner_config", {"params": {}}, r"config\.json: no 'n_embed'"),
+    ):  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(values | {part: change}))
+        with pytest.raises(CheckpointError, match=words):
+            unified.load(folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"model_type": "bert"}, r"config\.json: model_type 'bert' .* known are janus"),
+        ({"model_type": "Emu3"}, r"config\.json: model_type 'Emu3' .*; BAAI/Emu3-Chat-hf"),
         ({"image_token_id": 7}, r"tokenizer\.json: .* has id 5; .*image_token_id is 7"),
         ({"text_config__vocab_size": 300}, r"tokenizer\.json: token .* has id 3[0-9]+; .* 300"),
         ({"text_config__vocab_size": 420},
@@ -597,6 +653,11 @@ def test_missing_files_are_named(source: Path, tmp_path: Path) -> None:
     (plain / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(CheckpointError, match="pytorch_model.bin: a pickle.*as safetensors"):
         unified.load(plain)
+    meta = tmp_path / "meta"
+    meta.mkdir()
+    (meta / "consolidated.00.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="consolidated weights without a config.json"):
+        unified.load(meta)
     bare = broken(source, tmp_path / "bare")
     (bare / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="tokenizer.json: missing"):

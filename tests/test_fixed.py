@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unified
-from tests.requested import FILTERED, asked, engine_of, ids, run, several
+from tests.requested import FILTERED, asked, engine_of, ids, run, several, whole
 from unified import attention, capture
 from unified.cache import RowCache
 from unified.device import placed
@@ -43,7 +43,7 @@ def test_fixed_steps_write_what_the_present_ones_write(janus: Unified, engine: E
     assert engine.fixed is not None and again == steps
     assert [reply.ids for reply in found] == [reply.ids for reply in expected]
     assert fewer <= calls  # the first of them runs prompts; words end each step
-    _, steps, calls = run(engine, [r for r in requests if r.draw == "now"])
+    _, steps, calls = run(engine, whole(requests))
     assert steps > 20 and calls <= steps / STEPS + 4  # one prompt, one twin, <image_end>, <end>
     for request, reply in zip(requests[2:5], expected[2:5], strict=True):
         assert ids(engine, request) == reply.ids
@@ -77,7 +77,7 @@ def test_who_joins_or_leaves_does_not_matter(janus: Unified, engine: Engine) -> 
         session.step()
         if k == 1:
             session.cancel(numbers[1])
-        if k < 3:
+        if 3 + k < len(requests):
             replies.append(session.replies[session.add(requests[3 + k])])
     assert not session.busy and replies[1].reason == "cancelled"
     assert replies[1].ids == alone[1][: len(replies[1].ids)]

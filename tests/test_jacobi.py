@@ -54,6 +54,7 @@ CASES = [
     {"guidance_scale": 5.0, "temperature": 0.3, "top_k": 20, "top_p": 0.9},
     {"guidance_scale": 2.0, "temperature": 0.7, "min_p": 0.05, "schedule": "cosine"},
     {"guidance_scale": 2.0, "temperature": 0.0},
+    {"guidance_scale": 3.0, "temperature": 1.0, "guidance_start": 0.2, "guidance_end": 0.6},
 ]
 
 

@@ -68,6 +68,7 @@ def asked(handle: Unified, words: str, *pictures: Image.Image) -> Request:
 def mixed(handle: Unified) -> list[Request]:
     """Words and pictures, guided and not, seen and drawn, of many lengths."""
     guided = Sampling(guidance_scale=4.0, text_temperature=1.0)
+    between = replace(guided, guidance_start=0.3, guidance_end=0.7)
     made = [
         asked(handle, "Hello"),
         replace(asked(handle, "a cat at night"), draw="now", sampling=guided),
@@ -77,6 +78,7 @@ def mixed(handle: Unified) -> list[Request]:
         replace(asked(handle, "a cat at night"), draw="now", sampling=guided),
         replace(asked(handle, "a"), draw="only", sampling=replace(guided, schedule="linear")),
         replace(asked(handle, "Once more, and at length, please"), draw="never", most=30),
+        replace(asked(handle, "a dog"), draw="now", sampling=between),
     ]
     return [replace(request, seed=k) for k, request in enumerate(made)]
 
@@ -397,5 +399,23 @@ def test_serving_is_timed_beside_one_batch(
     assert [arriving["way"], full["way"]] == ["as they arrive", "one full batch"]
     assert arriving["steps"] > full["steps"] and arriving["same_replies"] == 4
     assert full["ratio"] == pytest.approx(arriving["rate"] / full["rate"])
+
+
+def test_serving_is_timed_beside_transformers(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, asked = tmp_path / "serve.json", ["bench", "serve", "--against", "transformers"]
+    status = cli.run([*asked, "--model", str(source), "--requests", "4", "--rounds", "1",
+                      "--device", "cpu", "--json", str(target)])  # fmt: skip
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    arriving, full, theirs = json.loads(target.read_text())
+    assert theirs["way"] == "transformers, one by one" and "steps" not in theirs
+    units = [row["rate"] * row["seconds"] for row in (full, theirs)]
+    assert units[0] == pytest.approx(units[1], rel=0.01)  # the same work
+    assert theirs["ratio"] == pytest.approx(arriving["rate"] / theirs["rate"])
+    assert f"{theirs['ratio']:.2f} times as many as transformers" in " ".join(said.out.split())
+    assert cli.run([*asked, "--device", "cpu"]) == 2
+    assert "a Janus in its own format" in capsys.readouterr().err
     facts: dict[str, Any] = full["settings"]
     assert facts["requests"] == 4 and "environment" in facts and facts["last_arrival_step"] > 0

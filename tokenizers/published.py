@@ -124,9 +124,11 @@ class JanusCodec(_Grid):
         if own is not None:
             latents = own.encode(media).flatten(1, 2)
         else:
-            latents = self.model.quant_conv(self.model.encoder(media)).flatten(2).transpose(1, 2)
-        book = F.normalize(self.model.quantize.embedding.weight, dim=-1)
-        return (F.normalize(latents, dim=-1) @ book.T).argmax(-1)
+            inner = self.model
+            latents = inner.quant_conv(inner.encoder(media.to(inner.dtype)))
+            latents = latents.flatten(2).transpose(1, 2)
+        book = F.normalize(self.model.quantize.embedding.weight.float(), dim=-1)
+        return (F.normalize(latents.float(), dim=-1) @ book.T).argmax(-1)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
@@ -174,8 +176,9 @@ class DiffusersVQCodec(_Grid):
     @torch.no_grad()
     def encode(self, media: torch.Tensor) -> torch.Tensor:
         self.check_media(media)
-        latents = self.model.encode(media).latents.flatten(2).transpose(1, 2)
-        return torch.cdist(latents, self.model.quantize.embedding.weight[None]).argmin(-1)
+        latents = self.model.encode(media.to(self.model.dtype)).latents
+        latents = latents.flatten(2).transpose(1, 2).float()
+        return torch.cdist(latents, self.model.quantize.embedding.weight[None].float()).argmin(-1)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:

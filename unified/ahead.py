@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from unified.fixed import STEPS, Fixed, Plan
-from unified.sampling import guidance_weight
 
 if TYPE_CHECKING:
     from unified.batch import Lane, Session
@@ -28,7 +27,7 @@ def advance(session: Session, fixed: Fixed) -> list[tuple[Row, int]]:
     drawing = [row for row in rows if draws(engine, row)]
     steps = 1
     if len(drawing) == len(rows):
-        steps = min(STEPS, *(engine._last + 1 - (row.at or 0) for row in rows))
+        steps = min(alike(engine, row) for row in rows)
     features = []
     for lane in lanes:
         if not lane.twin and lane.row.reply.ids[-1] == session._slot:
@@ -57,6 +56,14 @@ def advance(session: Session, fixed: Fixed) -> list[tuple[Row, int]]:
 def draws(engine: Engine, row: Row) -> bool:
     """Whether what a row writes next is known, or a code of a picture that is drawn here."""
     return row.at is not None and row.at <= engine._last
+
+
+def alike(engine: Engine, row: Row) -> int:
+    """Of the next STEPS steps of a row that draws, those before its twin or its picture ends, or
+    its twin begins."""
+    now, left = engine.compares(row), engine._last + 1 - (row.at or 0)
+    steps = range(1, min(STEPS, left))
+    return next((k for k in steps if engine.compares(row, k) != now), min(STEPS, left))
 
 
 def _place(row: Row) -> int:
@@ -95,8 +102,5 @@ def _add_steps(
         found.forced[k].append(due if isinstance(due, int) else -1)
         found.low[k].append(codes.start)
         found.high[k].append(codes.stop)
-        weight = 1.0
-        if guided:
-            weight = guidance_weight(sampling.guidance_scale, sampling.schedule, written, length)
-        found.weights[k].append(weight)
+        found.weights[k].append(sampling.weight(written, length) if guided else 1.0)
         written += not isinstance(due, int)

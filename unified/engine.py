@@ -25,7 +25,7 @@ from unified.fixed import Fixed
 from unified.grammar import Grammar
 from unified.modeling import UnifiedForConditionalGeneration
 from unified.prefixes import MEMORY, Prefixes
-from unified.sampling import Sampling, chance, choose, guidance_weight
+from unified.sampling import Sampling, chance, choose
 from unified.step import Step
 from unified.tokenizers.codec import Codec
 
@@ -122,7 +122,7 @@ class Row:
 
     @property
     def guided(self) -> bool:
-        return self.request.sampling.guidance_scale != 1
+        return self.request.sampling.guided
 
 
 class Engine:
@@ -217,8 +217,8 @@ class Engine:
                              " step: end them before <image>")  # fmt: skip
         self._check_views(request)
         generator = chance(request.seed, self.model.device)
-        guided = request.sampling.guidance_scale != 1 and may_draw
-        return Row(request, grammar, generator, lanes=1 + guided)
+        lanes = 2 if request.sampling.guided and may_draw else 1
+        return Row(request, grammar, generator, lanes)
 
     def _check_views(self, request: Request) -> None:
         slots = request.ids.count(self.vocabulary.controls.get("slot", -1))
@@ -233,9 +233,12 @@ class Engine:
             if tuple(view.shape) != want:
                 raise ValueError(f"a view of shape {tuple(view.shape)}; this model takes {want}")
 
-    def compares(self, row: Row) -> bool:
-        """Whether a row's next choices want its twin: while codes of a picture are to come."""
-        return row.guided and row.at is not None and row.at <= self._last
+    def compares(self, row: Row, ahead: int = 0) -> bool:
+        """Whether a row's next choices want its twin, so many steps of its picture from now: while
+        codes are to come for which guidance counts."""
+        if row.at is None or row.at + ahead > self._last:
+            return False
+        return row.request.sampling.guides(self._chosen[row.at + ahead], self._chosen[-1])
 
     def choose(self, rows: list[Row], hidden: torch.Tensor) -> list[list[int]]:
         """What every row writes next, which takes it: an id, or the codes of a step.
@@ -270,9 +273,7 @@ class Engine:
 
     def _weight(self, row: Row) -> float:
         """Of guidance, for the codes of the next step."""
-        sampling, steps = row.request.sampling, self._chosen[-1]
-        done = self._chosen[row.at or 0]
-        return guidance_weight(sampling.guidance_scale, sampling.schedule, done, steps)
+        return row.request.sampling.weight(self._chosen[row.at or 0], self._chosen[-1])
 
     def _drawn(self, rows: list[Row], hidden: torch.Tensor) -> list[list[int]]:
         """The codes of every row's next step, chosen one after the other: each takes the next noise
@@ -282,7 +283,7 @@ class Engine:
         start = self.vocabulary.image_start
         for n in range(max(map(len, steps))):
             live = [k for k, step in enumerate(steps) if n < len(step)]
-            twins = [k for k in live if rows[k].twin is not None]
+            twins = [k for k in live if rows[k].twin is not None and self.compares(rows[k])]
             lanes = [rows[k].lane for k in live] + [rows[k].twin for k in twins]
             states = _of(hidden, lanes)
             if self.model.code_aim is not None:

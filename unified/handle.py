@@ -163,9 +163,8 @@ class Unified:
         **sampling: Any,
     ) -> list[Message]:
         """Replies to several conversations, decoded together; the k-th has seed + k, or seed[k]."""
-        most = most or self._most(CHAT)
         requests = [
-            self._request(self._fit(messages, most)[0], _nth(seed, k), most, sampling)
+            self.request(messages, seed=_nth(seed, k), most=most, **sampling)
             for k, messages in enumerate(conversations)
         ]
         return [self._message(reply) for reply in self._run(requests, batch_size)]
@@ -233,17 +232,14 @@ class Unified:
     ) -> list[Reply]:
         if self.model.config.draws_at_once:
             how = "now"
-        most = self._most(DRAWING)
         requests: list[Request] = []
         for text in [prompt] if isinstance(prompt, str) else prompt:
             content: list[dict[str, Any]] = [{"type": "text", "text": text}]
             if image is not None:
                 content.insert(0, {"type": "image", "image": image})
-            message = {"role": "user", "content": content}
-            fitted = self._fit([message], most, draw=how == "now")[0]
+            request = self.request([{"role": "user", "content": content}], draw=how, **sampling)
             for _ in range(n):
-                request = self._request(fitted, _nth(seed, len(requests)), most, sampling)
-                requests.append(replace(request, draw=how))
+                requests.append(replace(request, seed=_nth(seed, len(requests))))
         return self._run(requests, batch_size, on_step, parallel, window)
 
     def ask(
@@ -266,11 +262,38 @@ class Unified:
         requests: list[Request] = []
         for k, (picture, text) in enumerate(zip(images, questions, strict=True)):
             content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
-            prompt = self._fit([{"role": "user", "content": content}], most, "view")[0]
-            request = self._request(prompt, _nth(seed, k), most, sampling)
-            requests.append(replace(request, draw="never"))
+            asked = [{"role": "user", "content": content}]
+            how: dict[str, Any] = {"draw": "never", "most": most, "user_picture": "view"}
+            requests.append(self.request(asked, seed=_nth(seed, k), **how, **sampling))
         answers = [self._text(reply.ids) for reply in self._run(requests, batch_size)]
         return answers if several else answers[0]
+
+    def request(
+        self,
+        messages: list[Message],
+        *,
+        draw: str = "auto",
+        seed: int = 0,
+        most: int | None = None,
+        user_picture: str | None = None,
+        **sampling: Any,
+    ) -> Request:
+        """What `engine` is given for a reply to `messages`, as many of the last ones as fit.
+
+        Args:
+            draw: see `Request`. Where a model draws at once, `generate` and `draw` ask for "now".
+            most: ids of the reply at most; by default those of a chat, or where a picture is
+                demanded those of a drawing.
+            user_picture: how a user's picture stands, instead of the model's own way in a chat:
+                "view" (as `ask` shows it), "codes" or "codes+view".
+            sampling: fields of `Sampling` that differ from this model's.
+
+        Raises:
+            ContextError, ValueError: as for `stream`.
+        """
+        most = most or self._most(CHAT if draw in ("auto", "never") else DRAWING)
+        prompt, _ = self._fit(messages, most, user_picture, draw == "now")
+        return replace(self._request(prompt, seed, most, sampling), draw=draw)
 
     # --- adapters --------------------------------------------------------------------------------
 

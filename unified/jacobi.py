@@ -20,7 +20,7 @@ import torch
 
 from unified.cache import block_cache
 from unified.engine import Engine, Reply, Request
-from unified.sampling import chance, guidance_weight, gumbel, noisiest
+from unified.sampling import chance, gumbel, noisiest
 from unified.step import ROPES
 
 METHODS = ("jacobi",)
@@ -139,7 +139,7 @@ class _Picture:
         self.known, self.fed = 1, 0
         self._skip()
         prompts = [[*request.ids, *said[:-1]]]
-        if self.sampling.guidance_scale != 1:
+        if self.sampling.guided:
             pads = len(said) - 1 if self.layout.unconditional == "padded" else 0
             prompts.append([*self.layout.twin(request.ids), *[control("pad")] * pads])
         self.generator = chance(request.seed, self.device)
@@ -224,14 +224,10 @@ class _Picture:
             return logits[0]
         sampling, length = self.sampling, self.layout.image_length
         places = self.layout.places[first : first + logits.shape[1]]
-        weight = torch.tensor(
-            [
-                guidance_weight(sampling.guidance_scale, sampling.schedule, p, length)
-                for p in places
-            ],
-            device=logits.device,
-        )
-        return logits[1] + weight[:, None] * (logits[0] - logits[1])
+        guides = torch.tensor([sampling.guides(p, length) for p in places], device=logits.device)
+        weight = torch.tensor([sampling.weight(p, length) for p in places], device=logits.device)
+        guided = logits[1] + weight[:, None] * (logits[0] - logits[1])
+        return torch.where(guides[:, None], guided, logits[0])
 
     def _chosen(self, at: Sequence[int], logits: torch.Tensor) -> list[int]:
         """What line[k] holds for each k of `at` by its logits, (len(at), codes)."""

@@ -144,6 +144,16 @@ GuidanceSchedule = Annotated[
         help=f"How guidance moves over a picture: {', '.join(Schedule)}.",
     ),
 ]
+GuidanceInterval = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--guidance-interval",
+        metavar="FROM UNTIL",
+        rich_help_panel=SAMPLING,
+        help="Shares of a picture between which guidance counts, as 0 0.8; elsewhere it costs"
+        " nothing.",
+    ),
+]
 Temperature = Annotated[
     float | None,
     typer.Option(
@@ -218,8 +228,10 @@ def sampling_options(
     top_k: int | None,
     top_p: float | None,
     min_p: float | None,
+    interval: tuple[float, float] | None,
 ) -> dict[str, Any]:
     """The options that were given."""
+    start, end = interval or (None, None)
     options = {
         "guidance_scale": guidance_scale,
         "schedule": schedule.value if schedule else None,
@@ -227,5 +239,7 @@ def sampling_options(
         "top_k": top_k,
         "top_p": top_p,
         "min_p": min_p,
+        "guidance_start": start,
+        "guidance_end": end,
     }
     return {name: value for name, value in options.items() if value is not None}

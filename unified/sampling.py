@@ -1,7 +1,8 @@
 """From logits to an id: guidance schedules, filters, seeded choice.
 
 Guidance: `uncond + w(t) (cond - uncond)`, https://arxiv.org/abs/2207.12598; schedules of w after
-Wang et al. 2024, https://arxiv.org/abs/2404.13040, where rising weights do best.
+Wang et al. 2024, https://arxiv.org/abs/2404.13040, where rising weights do best. An interval of a
+picture outside of which w is 1: https://arxiv.org/abs/2404.07724.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Sampling:
         top_p: keep the likeliest codes that together reach this probability.
         min_p: drop codes below this share of the likeliest one's probability.
         text_temperature: of words; 0 takes the likeliest.
+        guidance_start, guidance_end: shares of a picture's codes between which w counts; outside
+            of them it is 1, and the second row rests.
     """
 
     guidance_scale: float = 1.0
@@ -36,6 +39,8 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     text_temperature: float = 0.0
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -47,14 +52,35 @@ class Sampling:
             "top_k": (0, math.inf),
             "top_p": (0, 1),
             "min_p": (0, 1),
+            "guidance_start": (0, 1),
+            "guidance_end": (0, 1),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it lies between {low} and {high}")
+        if self.guidance_start > self.guidance_end:
+            raise ValueError(
+                f"guidance_start is {self.guidance_start}, after guidance_end, {self.guidance_end}"
+            )
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def guided(self) -> bool:
+        """Whether any code wants a second row."""
+        return self.guidance_scale != 1 and self.guidance_start < self.guidance_end
+
+    def guides(self, step: int, steps: int) -> bool:
+        """Whether code `step` of `steps` wants one."""
+        return self.guided and self.guidance_start <= step / steps < self.guidance_end
+
+    def weight(self, step: int, steps: int) -> float:
+        """w of code `step` of `steps`."""
+        if not self.guides(step, steps):
+            return 1.0
+        return guidance_weight(self.guidance_scale, self.schedule, step, steps)
 
 
 def guidance_weight(scale: float, schedule: str, step: int, steps: int) -> float:

@@ -27,6 +27,11 @@ FAMILIES = {
     "chameleon": "chameleon",
     "emu3": "emu3",
 }
+# what their authors also published in a layout that is not read here -> where it is to be had
+ELSEWHERE = {
+    "Emu3": "BAAI/Emu3-Chat-hf and BAAI/Emu3-Gen-hf hold the same with its picture tokenizer",
+    "Emu3VisionVQ": "it comes with BAAI/Emu3-Chat-hf and BAAI/Emu3-Gen-hf",
+}
 OWN = "unified"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
@@ -81,12 +86,20 @@ def family_of(folder: Path) -> Any:
     Raises:
         CheckpointError: it is of none that is known; they are listed.
     """
-    if (folder / MANIFEST).is_file() or (kind := model_type(folder)) in (OWN, ""):
+    if (folder / MANIFEST).is_file() or (kind := model_type(folder)) == OWN:
+        return own
+    if not kind and any(folder.glob("consolidated*.pth")):
+        raise CheckpointError(
+            f"{folder}: consolidated weights without a config.json, as Meta's and Anole's first"
+            " files are; take the same model in transformers' format, such as facebook/chameleon-7b"
+        )
+    if not kind:
         return own
     if kind not in FAMILIES:
+        hint = f"; {ELSEWHERE[kind]}" if kind in ELSEWHERE else ""
         raise CheckpointError(
             f"{folder / 'config.json'}: model_type {kind!r} is of no known family; known are"
-            f" {', '.join((*FAMILIES, OWN))}"
+            f" {', '.join((*FAMILIES, OWN))}{hint}"
         )
     return import_module(f"unified.families.{FAMILIES[kind]}")
 

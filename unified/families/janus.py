@@ -68,6 +68,7 @@ NAMES: Prefixes = (
 # the original names, by pattern, and transformers'; "" is left out
 ORIGINAL: tuple[tuple[str, str], ...] = (
     (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^language_model\.model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$", ""),
     (r"^language_model\.model\.", "model.language_model."),
     (r"^vision_model\.vision_tower\.attn_pool\..*", ""),
     (r"^vision_model\.vision_tower\.pos_embed$",
@@ -133,19 +134,21 @@ GUIDANCE = 5.0  # of the paper
 def read(folder: Path, attention: str, dtype: Any) -> Made:
     """A directory on our modules: see `unified.families.read`."""
     values = read_json(folder / "config.json")
-    weights = read_weights(folder)
-    if values["model_type"] == "janus":
-        config = JanusConfig.from_pretrained(str(folder), local_files_only=True)
-    else:
+    weights, original = read_weights(folder), values["model_type"] != "janus"
+    if original:
         config = original_config(values, folder / "config.json")
         weights = from_original(weights)
+    else:
+        config = JanusConfig.from_pretrained(str(folder), local_files_only=True)
     read_json(folder / "tokenizer.json")
     tokenizer = PublishedTokenizer.from_pretrained(str(folder), local_files_only=True)
-    if values["model_type"] != "janus":
-        config.image_token_id = tokenizer.get_vocab().get(CONTROLS["slot"][1])
     settings = read_json(folder / "generation_config.json", optional=True)
+    if original:  # there both are known by their spelling, whatever the tokenizer calls its own
+        config.image_token_id, settings["pad_token_id"] = (
+            tokenizer.get_vocab().get(CONTROLS[name][1]) for name in ("slot", "pad")
+        )
     ids = control_ids(folder, tokenizer, config, settings)
-    mapped = unified_config(config, ids, folder)
+    mapped = unified_config(config, ids, folder, original)
     model, codec = filled(mapped, JanusVQVAE, config.vq_config, weights, NAMES, attention, dtype)
     processor = UnifiedProcessor.of(mapped, tokenizer, chat_template(folder))
     scale = settings.get("guidance_scale") or GUIDANCE
@@ -153,7 +156,9 @@ def read(folder: Path, attention: str, dtype: Any) -> Made:
     return Made(model, processor, JanusCodec(codec, folder), sampling)
 
 
-def unified_config(config: Any, ids: dict[str, int], folder: Path) -> UnifiedConfig:
+def unified_config(
+    config: Any, ids: dict[str, int], folder: Path, original: bool = False
+) -> UnifiedConfig:
     """Our configuration of a JanusConfig and the control ids of its tokenizer."""
     vision, codec = config.vision_config, config.vq_config
     length = codec.num_patches**2
@@ -176,7 +181,7 @@ def unified_config(config: Any, ids: dict[str, int], folder: Path) -> UnifiedCon
         user_picture="view",
         family="janus",
         control_ids=ids,
-        template={"system": _system(folder), **TEMPLATE},
+        template={"system": _system(folder, original), **TEMPLATE},
         reread=False,
         unconditional="padded",
         draws_at_once=True,
@@ -270,10 +275,11 @@ def _token(made: Made, name: str) -> str:
     return token
 
 
-def _system(folder: Path) -> str:
-    """The system prompt, where the published processor has one."""
+def _system(folder: Path, original: bool) -> str:
+    """The system prompt, where the published processor has one; the original one always has."""
     path = folder / "processor_config.json"
-    given = read_json(path, optional=True).get("use_default_system_prompt", not path.is_file())
+    unsaid = original or not path.is_file()
+    given = read_json(path, optional=True).get("use_default_system_prompt", unsaid)
     return DEFAULT_SYSTEM_PROMPT if given else ""
 
 
@@ -301,9 +307,14 @@ def original_config(values: dict[str, Any], path: Path) -> Any:
 
     tower = params("vision_config").get("model_name", "")
     codec = values.get("gen_vision_config", {}).get("cls", "")
-    for given, known in ((tower, TOWERS), (codec, CODECS)):
-        if given not in known:
-            raise CheckpointError(f"{path}: {given!r} is not known; one of {', '.join(known)}")
+    for key, given, known in (
+        ("vision_config.params.model_name", tower, TOWERS),
+        ("gen_vision_config.cls", codec, CODECS),
+    ):
+        if given not in known:  # so it is in other models of this model_type, JanusFlow and VL
+            raise CheckpointError(
+                f"{path}: {key} is {given!r}; Janus and Janus-Pro have {', '.join(known)}"
+            )
     sizes = TOWERS[tower]
     depths = {params(part).get("depth", 2) for part in ("aligner_config", "gen_aligner_config")}
     if depths != {2}:

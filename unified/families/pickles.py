@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from unified.checkpoint import CheckpointError
 from unified.families.made import INDEX, PICKLES, WHOLE, read_json
 
-PICKLED_INDEX = "pytorch_model.bin.index.json"
+PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
 
 def rewrite(source: Path, folder: Path) -> None:
@@ -30,7 +30,9 @@ def rewrite(source: Path, folder: Path) -> None:
     """
     index = read_json(source / PICKLED_INDEX, optional=True).get("weight_map", {})
     names = sorted(set(index.values()))
-    if not names:
+    if not names and (source / PICKLED).is_file():  # beside it may lie states of its training
+        names = [PICKLED]
+    elif not names:
         names = sorted(path.name for kind in PICKLES for path in source.glob(kind))
         if len(names) != 1:
             found = ", ".join(names) or "none"
@@ -50,7 +52,8 @@ def rewrite(source: Path, folder: Path) -> None:
         values = {"metadata": {}, "weight_map": placed}
         (folder / INDEX).write_text(json.dumps(values, indent=2))
     for path in source.iterdir():
-        if path.is_file() and path.name not in {*names, PICKLED_INDEX}:
+        other = path.name in {*names, PICKLED_INDEX} or any(path.match(kind) for kind in PICKLES)
+        if path.is_file() and not other:
             shutil.copy(path, folder)
 
 

@@ -324,6 +324,9 @@ def bench_serve(
     seed: Seed = 0,
     model: Model = None,
     device: Device = None,
+    against: Annotated[
+        Rival | None, typer.Option(help="Beside whose generate; of a Janus in its format.")
+    ] = None,
 ) -> None:
     """Tokens a second of mixed requests that arrive at random, beside all of them in one batch.
 
@@ -337,9 +340,12 @@ def bench_serve(
 
         if threads is not None:
             torch.set_num_threads(threads)
+        beside = None if against is None else serving.rival(handle)
         requests = serving.mixed(handle, count, seed)
         at = serving.arrivals(count, gap, seed)
         ways, last = serving.race(handle, requests, at, 2 * count)
+        if beside is not None:
+            ways[serving.THEIRS] = serving.theirs(beside, handle, requests, last)
         change("Serving in turns")
         found = speed.interleaved(ways, rounds, str(handle.model.device))
     facts = {"requests": count, "gap_steps": gap, "last_arrival_step": at[-1],
@@ -353,8 +359,8 @@ def _print_serve(rows: list[dict[str, Any]]) -> None:
     table = Table("way", "tokens a second", "seconds", "steps", "requests at a time")
     for row in rows:
         table.add_row(row["way"], f"{row['rate']:.1f}", f"{row['seconds']:.2f}",
-                      str(row["steps"]), f"{row['mean_requests']:.1f}")  # fmt: skip
-    arriving, full = rows
+                      str(row.get("steps", "")), f"{row.get('mean_requests', 1):.1f}")  # fmt: skip
+    arriving, full, *others = rows
     machine, console = full["settings"], Console()
     console.print(table)
     console.print(
@@ -363,6 +369,8 @@ def _print_serve(rows: list[dict[str, Any]]) -> None:
         " are the same.",
         highlight=False,
     )
+    for row in others:
+        console.print(f"That is {row['ratio']:.2f} times as many as {row['way']}.", highlight=False)
     _print_machine(machine, console)
 
 

@@ -19,6 +19,7 @@ from unified.options import (
     AsJson,
     Device,
     Guidance,
+    GuidanceInterval,
     GuidanceSchedule,
     MinP,
     Packed,
@@ -95,6 +96,7 @@ def run(
     top_k: TopK = None,
     top_p: TopP = None,
     min_p: MinP = None,
+    guidance_interval: GuidanceInterval = None,
 ) -> int:
     """Run benchmarks on one model or several, and keep every answer and every drawing.
 
@@ -104,7 +106,9 @@ def run(
     """
     from unified.eval import benchmark
 
-    sampling = sampling_options(guidance_scale, schedule, temperature, top_k, top_p, min_p)
+    sampling = sampling_options(
+        guidance_scale, schedule, temperature, top_k, top_p, min_p, guidance_interval
+    )
     specs = {found.name: found for name in benchmarks for found in benchmark.select(name)}
     places = _places(data or [], list(specs), benchmarks)
     folders = _folders(models or [], out)

@@ -20,6 +20,7 @@ from unified.options import (
     ChatSeed,
     Device,
     Guidance,
+    GuidanceInterval,
     GuidanceSchedule,
     InParallel,
     MinP,
@@ -62,6 +63,7 @@ def chat(
     top_k: TopK = None,
     top_p: TopP = None,
     min_p: MinP = None,
+    guidance_interval: GuidanceInterval = None,
 ) -> int:
     """Talk: ask, show pictures, have some drawn and changed.
 
@@ -73,7 +75,9 @@ def chat(
     """
     from unified.chat import Chat, JsonLines, Lines, run_lines, standard_input
 
-    sampling = sampling_options(guidance_scale, schedule, temperature, top_k, top_p, min_p)
+    sampling = sampling_options(
+        guidance_scale, schedule, temperature, top_k, top_p, min_p, guidance_interval
+    )
     if resume is not None:
         from unified import transcript
 
@@ -121,6 +125,7 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     min_p: MinP = None,
+    guidance_interval: GuidanceInterval = None,
 ) -> None:
     """Draw a picture from words and save it as PNG.
 
@@ -131,7 +136,9 @@ def generate(
     """
     prompt = _text(prompt, "the prompt", "say what to draw")
     how = parallel_options(parallel, window)
-    sampling = sampling_options(guidance_scale, schedule, temperature, top_k, top_p, min_p)
+    sampling = sampling_options(
+        guidance_scale, schedule, temperature, top_k, top_p, min_p, guidance_interval
+    )
     target = out or Path(default_name(prompt, seed))
     picture.check_target(target)
     handle = load(model, device, adapter, weights)

@@ -12,6 +12,7 @@ from unified.options import (
     Adapters,
     Device,
     Guidance,
+    GuidanceInterval,
     GuidanceSchedule,
     MinP,
     Model,
@@ -46,13 +47,16 @@ def eval_toybox(
     top_k: TopK = None,
     top_p: TopP = None,
     min_p: MinP = None,
+    guidance_interval: GuidanceInterval = None,
 ) -> None:
     """Score looking and drawing on the toybox, where every answer is exactly known.
 
     Drawings are judged by a program that knows nothing of the model. Scores come per skill, for
     combinations seen in training and for held-out ones.
     """
-    sampling = sampling_options(guidance_scale, schedule, temperature, top_k, top_p, min_p)
+    sampling = sampling_options(
+        guidance_scale, schedule, temperature, top_k, top_p, min_p, guidance_interval
+    )
     if out is not None and str(out) != "-":
         check_json(out)
     handle = load(model, device, adapter, weights)
