@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from unified.eval import probe
+from unified.eval import probe, rebuilt
 from unified.eval import tokenizer as benchmark
 from unified.eval.hearing import hear
 from unified.eval.watching import follow, watch
+from unified.tokenizers.codec import Codec, CodecSpec
 from unified.tokenizers.kinds import load_codec
 from unified.toybox.film import Actor, Film, render_film, sample_film
 from unified.toybox.sounds import SOUNDS, sound
@@ -29,7 +30,8 @@ from unified.train.recipe import run
 RECIPES = ("pixels", "video", "audio", "seed")
 ALWAYS = {"codebook_use", "perplexity", "codes", "bits", "encoded", "decoded"}
 METRICS = {
-    "image": ALWAYS | {"psnr", "psnr_all", "ssim", "recognised", "frechet_encoder"},
+    "image": ALWAYS
+    | {"psnr", "psnr_all", "ssim", "recognised", "objects_kept", "colours_kept", "frechet_encoder"},
     "video": ALWAYS | {"psnr", "psnr_first", "motion_kept", "things_kept", "frechet_encoder"},
     "audio": ALWAYS
     | {
@@ -67,7 +69,7 @@ def test_a_recipe_trains_a_codec_that_is_judged(
     assert all(np.isfinite(value) for value in found.values())
     assert 0 < found["codebook_use"] <= 1 <= found["perplexity"]
     json.dumps(rows)
-    benchmark.grid(codec, tmp_path / "grid.png")
+    rebuilt.grid(codec, tmp_path / "grid.png")
     assert (tmp_path / "grid.png").stat().st_size > 1000
     samples = [*trained.glob("samples/*.png"), *trained.glob("flow/samples/*.png")]
     assert samples
@@ -81,11 +83,11 @@ def test_a_strip_grows_from_the_first_code_to_all(trained: Path, tmp_path: Path)
     codec = load_codec(trained / "model")
     if codec.kind != "seed":
         with pytest.raises(ValueError, match="a strip needs one whose prefixes decode"):
-            benchmark.strip(codec, tmp_path / "strip.png")
+            rebuilt.strip(codec, tmp_path / "strip.png")
         return
     assert benchmark.prefixes(codec.spec) == [1, 2, 4]
-    benchmark.strip(codec, tmp_path / "strip.png", rows=2, zoom=1)
-    assert Image.open(tmp_path / "strip.png").size == (3 * 64 + 64 + 3 * 4, 2 * 64)
+    rebuilt.strip(codec, tmp_path / "strip.png", rows=2)
+    assert Image.open(tmp_path / "strip.png").size == (2 * (3 * 64 + 64 + 3 * 4), 4 * 64)
 
 
 @pytest.mark.parametrize("recipe", ["pixels", "video", "audio"])
@@ -239,3 +241,39 @@ def test_full_size_runs_on_a_cpu_within_its_memory(recipe: str) -> None:
     done = subprocess.run([sys.executable, "-c", FULL_SIZE, recipe], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout) <= GIGABYTES[recipe]
+
+
+@pytest.mark.parametrize("side", [16, 128])
+def test_codecs_of_other_sizes_are_judged_on_the_same_scenes(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A codec that loses nothing keeps all at twice the size, and not all at a quarter of it."""
+
+    class Whole(Codec):
+        """Codes are places in a list of pictures."""
+
+        kind = "whole"
+        kept: list[torch.Tensor] = []
+
+        @property
+        def spec(self) -> CodecSpec:
+            return CodecSpec((4096,), (0,), (side, side))
+
+        @property
+        def device(self) -> torch.device:
+            return torch.device("cpu")
+
+        def encode(self, media: torch.Tensor) -> torch.Tensor:
+            self.check_pixels(media)
+            self.kept.extend(media)
+            return torch.arange(len(self.kept) - len(media), len(self.kept))[:, None]
+
+        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+            return torch.stack([self.kept[k] for k in codes[:, 0]])
+
+    monkeypatch.setattr(benchmark, "CODE_ITEMS", {"image": 8})
+    rows = benchmark.evaluate_tokenizer(Whole(), count=8)
+    found = {row["metric"]: row["value"] for row in rows}
+    assert found["psnr"] == 100
+    kept = [found[name] for name in ("recognised", "objects_kept", "colours_kept")]
+    assert kept == [1, 1, 1] if side > 64 else kept[1] < 1
