@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unified.eval.tokenizer import FRAMES, SPLIT, held_out_clip, prefixes, rendered
+from unified.eval.probing import FRAMES, prefixes
+from unified.eval.tokenizer import SPLIT, held_out_clip, rendered
 from unified.media.pixels import resized, to_pictures
 from unified.media.sheet import spectrograms
 from unified.media.sound import resample

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +33,20 @@ from unified.eval.features import (
 )
 from unified.eval.judge import Judged, judge
 from unified.eval.metrics import frechet_distance, frechet_draws
-from unified.eval.probe import code_bits, linear_accuracy
+from unified.eval.probing import FRAMES, SECONDS, WORLD, Found, probed, share
 from unified.eval.watching import follow, watch
 from unified.media.pixels import resized, to_pictures, to_tensor
 from unified.media.sound import resample
 from unified.spectrum import mel_distance
-from unified.tokenizers.codec import Codec, CodecSpec
+from unified.tokenizers.codec import Codec
 from unified.toybox.film import Film, render_film, sample_film
 from unified.toybox.pixels import scenes
-from unified.toybox.scene import SIDE, Thing, render, sample_scene
+from unified.toybox.scene import Thing
 from unified.toybox.sounds import Clip, render_clip, sample_clip
 from unified.toybox.voices import RATE
 
 SPLIT = "held_out"
-WORLD = (SIDE, SIDE)  # pixels of the toybox, in which its judges look
 CODE_ITEMS = {"image": 2048, "video": 256, "audio": 512}  # of which the use of codes is counted
-FRAMES, SECONDS = 9, 2.0  # of the films and clips
-PROBE_ITEMS, UNSEEN = 4096, 512  # pictures that the probes learn from, and are scored on
-
-Found = tuple[str, float, float, int]  # metric, value, standard error, items
 
 
 def evaluate_tokenizer(
@@ -68,7 +63,7 @@ def evaluate_tokenizer(
 
     Args:
         count: items that are rebuilt; codes are counted over at least CODE_ITEMS.
-        probe: also train the fixed probes (pictures alone; minutes).
+        probe: also train the fixed probes (minutes).
         features: whose features the Fréchet distance of pictures is of: a directory of a model of
             ours, of a SEED tokenizer or of a vision encoder; the shipped model by default, and for
             media of one's own shrunk pixels.
@@ -95,8 +90,7 @@ def evaluate_tokenizer(
         All: codebook_use and perplexity (share of the codes that occur, and perplexity of the code
         histogram, of the codebook where they are least), codes and bits an item or second,
         encoded and decoded (items a second, here).
-        With `probe`: see `unified.eval.probe`; and drawn_object and drawn_colour, the share of
-        rebuilt pictures of a single thing in which the judge finds its name, or its colour.
+        With `probe`: see `unified.eval.probing`.
         Judges see what comes back at the toybox's 64x64 pixels; errors are at the codec's.
 
     Raises:
@@ -113,8 +107,8 @@ def evaluate_tokenizer(
     measures: dict[str, Any] = {"image": _pictures, "video": _films, "audio": _sound}
     measure = measures[spec.medium]
     found = [*measure(codec, count if given is None else len(given), seed, batch, seen, given)]
-    if probe and spec.medium == "image" and given is None:
-        found += _probes(codec, seed, batch)
+    if probe and given is None:
+        found += probed(codec, seed, batch)
     settings = {
         "seed": seed, "codebooks": list(spec.codebooks), "codes_a_step": spec.length,
         "image_size": list(spec.image_size), "rate": spec.rate, "device": str(codec.device),
@@ -224,9 +218,9 @@ def _pictures(
     yield "psnr_all", float(_decibel(squared.mean())), 0.0, count
     yield "ssim", float(ssim.mean()), _stderr(ssim), count
     if given is None:
-        yield _share("recognised", [one == two for one, two in judged])
-        yield _share("objects_kept", _kept(judged, lambda thing: thing.name))
-        yield _share("colours_kept", _kept(judged, lambda thing: thing.colour))
+        yield share("recognised", [one == two for one, two in judged])
+        yield share("objects_kept", _kept(judged, lambda thing: thing.name))
+        yield share("colours_kept", _kept(judged, lambda thing: thing.colour))
     yield from _frechet(seen.short, features, seed)
     yield from codes_of.found(total)
 
@@ -283,8 +277,8 @@ def _films(
     yield "psnr", float(psnr.mean()), _stderr(psnr), count
     yield "psnr_first", float(first.mean()), _stderr(first), count
     if given is None:
-        yield _share("motion_kept", moved)
-        yield _share("things_kept", kept)
+        yield share("motion_kept", moved)
+        yield share("things_kept", kept)
     yield from _frechet(seen.short, features, seed)
     yield from codes_of.found(total)
 
@@ -360,9 +354,9 @@ def _sound(
                          ("stoi", torch.tensor(clear))):  # fmt: skip
         yield name, float(values.mean()), _stderr(values), count
     if own is None:
-        yield _share("words_recognised", [right for right, _ in words])
-        yield _share("voice_kept", [voice for _, voice in words])
-        yield _share("sounds_recognised", sounds)
+        yield share("words_recognised", [right for right, _ in words])
+        yield share("voice_kept", [voice for _, voice in words])
+        yield share("sounds_recognised", sounds)
     yield from _frechet(seen.short, features, seed)
     yield from codes_of.found(total)
 
@@ -379,71 +373,9 @@ def held_out_clip(seed: int, index: int) -> Clip:
             return clip
 
 
-def _probes(codec: Codec, seed: int, batch: int) -> Iterator[Found]:
-    """The fixed probes: bits of a picture, and what a linear map knows of a single thing."""
-    seen, unseen = (
-        torch.cat([_encoded(codec, scenes(seed + 1, start, batch, split))
-                   for start in range(0, size, batch)])
-        for size, split in ((PROBE_ITEMS, "train"), (UNSEEN, "seen"))
-    )  # fmt: skip
-    bits = code_bits(seen, unseen, codec.spec)
-    for name, value in bits.items():
-        yield f"probe_{name}", value, 0.0, UNSEEN
-    for name in ("object", "colour"):
-        codes, labels = [], []
-        for size, split in ((PROBE_ITEMS, "train"), (UNSEEN, "seen")):
-            things = [one for k in range(size) if (one := _single(seed, k, split, name))]
-            pixels = to_tensor(np.stack([picture for picture, _ in things]))
-            codes.append(torch.cat([_encoded(codec, part) for part in pixels.split(batch)]))
-            labels.append([label for _, label in things])
-        yield _share(f"drawn_{name}", _drawn(codec, codes[1], labels[1], batch))
-        numbers = {label: k for k, label in enumerate(sorted({*labels[0], *labels[1]}))}
-        known, truth = (torch.tensor([numbers[label] for label in part]) for part in labels)
-        for count in prefixes(codec.spec):
-            parts = [part[:, :count] for part in codes]
-            value = linear_accuracy(parts[0], known, parts[1], truth, codec.spec)
-            metric = f"linear_{name}" + (f"_{count}" if count < codec.spec.length else "")
-            yield metric, value, math.sqrt(value * (1 - value) / len(truth)), len(truth)
-
-
-def _encoded(codec: Codec, pixels: torch.Tensor) -> torch.Tensor:
-    """Codes of toybox pictures, on the CPU."""
-    return codec.encode(resized(pixels, codec.spec.image_size).to(codec.device)).cpu()
-
-
-def _drawn(codec: Codec, codes: torch.Tensor, labels: list[str], batch: int) -> Iterator[bool]:
-    """Whether the judge finds the names or colours in what is decoded from codes."""
-    for start in range(0, len(codes), batch):
-        rebuilt = codec.decode(codes[start : start + batch].to(codec.device))
-        pictures = to_pictures(resized(rebuilt, WORLD))
-        for picture, label in zip(pictures, labels[start : start + batch], strict=True):
-            yield any(label in (thing.name, thing.colour) for thing in judge(picture).things)
-
-
-def prefixes(spec: CodecSpec) -> list[int]:
-    """1, 2, 4 ... and all codes of a picture where a prefix means something; all of them alone
-    elsewhere."""
-    return [*(2**k for k in range((spec.length - 1).bit_length()) if spec.nested), spec.length]
-
-
-def _single(seed: int, index: int, split: str, what: str) -> tuple[np.ndarray, str] | None:
-    """A picture of a single thing and its name or colour; None where it has no colour."""
-    rng = random.Random(f"{seed}/single/{split}/{index}")
-    scene = sample_scene(rng, split, count=1)
-    (thing,) = scene.things
-    label = thing.name if what == "object" else thing.colour
-    return (render(scene), label) if label else None
-
-
 def _decibel(squared: torch.Tensor) -> torch.Tensor:
     """Mean squared errors of values in [0, 1] -> PSNR."""
     return -10 * squared.clamp(min=1e-10).log10()
-
-
-def _share(metric: str, found: Iterable[bool]) -> Found:
-    right = list(found)
-    share = sum(right) / max(1, len(right))
-    return metric, share, math.sqrt(share * (1 - share) / max(1, len(right))), len(right)
 
 
 def _levels(pixels: torch.Tensor) -> torch.Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unified.eval import probe, rebuilt
+from unified.eval import probe, probing, rebuilt
 from unified.eval import tokenizer as benchmark
 from unified.eval.hearing import hear
 from unified.eval.watching import follow, watch
@@ -85,7 +87,7 @@ def test_a_strip_grows_from_the_first_code_to_all(trained: Path, tmp_path: Path)
         with pytest.raises(ValueError, match="a strip needs one whose prefixes decode"):
             rebuilt.strip(codec, tmp_path / "strip.png")
         return
-    assert benchmark.prefixes(codec.spec) == [1, 2, 4]
+    assert probing.prefixes(codec.spec) == [1, 2, 4]
     rebuilt.strip(codec, tmp_path / "strip.png", rows=2)
     assert Image.open(tmp_path / "strip.png").size == (2 * (3 * 64 + 64 + 3 * 4), 4 * 64)
 
@@ -277,3 +279,24 @@ def test_codecs_of_other_sizes_are_judged_on_the_same_scenes(
     assert found["psnr"] == 100
     kept = [found[name] for name in ("recognised", "objects_kept", "colours_kept")]
     assert kept == [1, 1, 1] if side > 64 else kept[1] < 1
+
+
+def test_every_medium_is_probed(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "ITEMS", {"image": (24, 8), "video": (10, 6), "audio": (16, 8)})
+    bits = partial(probe.code_bits, steps=3)
+    monkeypatch.setattr(probing, "code_bits", bits)
+    monkeypatch.setattr(probing, "linear_accuracy", partial(probe.linear_accuracy, steps=3))
+    codec = load_codec(trained / "model")
+    found = {metric: (value, n) for metric, value, _, n in probing.probed(codec, 0, 8)}
+    order = {"probe_bits", "probe_bits_shuffled", "probe_bits_item", "probe_bits_item_shuffled"}
+    known = {
+        "vq": {"linear_object", "linear_colour", "drawn_object", "drawn_colour"},
+        "seed": {"linear_object", "linear_colour", "drawn_object", "drawn_colour"}
+        | {f"linear_{what}_{count}" for what in ("object", "colour") for count in (1, 2)},
+        "video": {"linear_motion"},
+        "audio": {"linear_word", "linear_voice"},
+    }[codec.kind]
+    assert set(found) == order | known
+    assert all(0 <= value <= 1 and n for name, (value, n) in found.items() if name in known)
+    size = math.log2(max(codec.spec.codebooks))
+    assert 0.5 * size < found["probe_bits"][0] < 2 * size  # it has hardly begun to learn

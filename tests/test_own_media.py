@@ -6,6 +6,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def media(folder: Path, spec: CodecSpec, length: int = 0, **settings: float) -> Media:
+def media(folder: Path, spec: CodecSpec, length: int = 0, **settings: Any) -> Media:
     config = MediaConfig(path=str(folder), **settings)
     return Media(config, spec, length=length, seed=3, unreadable=0.3)
 
@@ -86,7 +87,7 @@ def test_what_is_kept_apart_is_never_drawn(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_piece_of_a_film_is_cut_out_of_it(tmp_path: Path) -> None:
-    grey = np.arange(0, 250, 5, np.uint8)  # 50 frames
+    grey = np.arange(0, 250, 5).astype(np.uint8)  # 50 frames
     frames = grey[:, None, None, None].repeat(32, 1).repeat(32, 2).repeat(3, 3)
     write_film(tmp_path / "a.mp4", frames, 8)
     whole = read_film(tmp_path / "a.mp4", 8, 32)
