@@ -300,3 +300,20 @@ def test_every_medium_is_probed(trained: Path, monkeypatch: pytest.MonkeyPatch) 
     assert all(0 <= value <= 1 and n for name, (value, n) in found.items() if name in known)
     size = math.log2(max(codec.spec.codebooks))
     assert 0.5 * size < found["probe_bits"][0] < 2 * size  # it has hardly begun to learn
+
+
+def test_seed_resumes_in_the_middle_of_any_stage(tmp_path: Path) -> None:
+    """Killed before its codebook has settled, and once more before it can draw: the same bytes."""
+    settings = ["scale=tiny", "text.lines=600", "text.size=500",
+                "tokenizer.model.teacher.words=500",
+                *(f"tokenizer.loops.{stage}.save_every=1" for stage in ("codes", "flow")),
+                "tokenizer.loops.flow.sample_every=0"]  # fmt: skip
+    run("seed", ["tokenizer"], settings, tmp_path / "whole", device="cpu", progress=False)
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    place = tmp_path / "killed" / "tokenizer"
+    shutil.rmtree(place / "codes" / "checkpoints" / "step-3")
+    shutil.rmtree(place / "flow")
+    shutil.rmtree(place / "model")
+    run("seed", ["tokenizer"], settings, tmp_path / "killed", device="cpu", progress=False)
+    files = [tmp_path / name / "tokenizer/model/model.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()

@@ -72,7 +72,7 @@ class Conversations:
         return encoded
 
     def _some(self, samples: list[Sample], rng: random.Random) -> list[Encoded]:
-        shown = [(p, self._rereads(s, t)) for s in samples for t in s.turns for p in t.parts
+        shown = [(p, self._rereads(s, t.role)) for s in samples for t in s.turns for p in t.parts
                  if isinstance(p, Scene)]  # fmt: skip
         scenes = [scene for scene, _ in shown]
         codes, rebuilt = self._encode(scenes, [k for k, (_, again) in enumerate(shown) if again])
@@ -82,10 +82,10 @@ class Conversations:
             index += sum(isinstance(p, Scene) for t in one.turns for p in t.parts)
         return encoded
 
-    def _rereads(self, sample: Sample, turn: Turn) -> bool:
-        """Whether what is drawn in a turn is read back; after a "render" nothing follows that could
-        use it."""
-        return turn.role == "assistant" and sample.task != "render" and self.layout.reread
+    def _rereads(self, sample: Sample, role: str) -> bool:
+        """Whether what a role shows is read back as it was drawn; after a "render" nothing follows
+        that could use it."""
+        return role == "assistant" and sample.task != "render" and self.layout.reread
 
     @torch.no_grad()
     def _encode(
@@ -120,7 +120,7 @@ class Conversations:
                     parts.append(Text(tuple(self.text.ids(part))))
                     continue
                 if turn.role == "assistant":  # drawn: read back as it will look
-                    reread = self._rereads(sample, turn)
+                    reread = self._rereads(sample, turn.role)
                     parts.append(Picture(codes[index], view=reread))
                     if reread:
                         views.append(rebuilt[index])

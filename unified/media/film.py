@@ -90,7 +90,7 @@ def read_film(
     return np.stack(frames[: most if count is not None else None])
 
 
-def source(path: str | Path | bytes) -> tuple[str, str | BytesIO]:
+def source(path: str | Path | bytes) -> tuple[str, Any]:
     """How errors call a file, and what PyAV opens.
 
     Raises:
