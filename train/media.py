@@ -80,7 +80,8 @@ class Media:
         chance = {k: zlib.crc32(self.files.key(k).encode("utf-8", "replace")) for k in known}
         kept = [k for k in known if chance[k] < config.held_out * 2**32]
         self.kept = kept or [min(known, key=chance.__getitem__)]
-        self.learnt = [k for k in known if k not in set(self.kept)] or known
+        apart = set(self.kept)
+        self.learnt = [k for k in known if k not in apart] or known
         self.epochs = Epochs(len(self.learnt), seed)
         self.quarantine = Quarantine(
             len(self.learnt), unreadable, lambda k: self.files.name(self.learnt[k])

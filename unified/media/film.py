@@ -45,8 +45,8 @@ def read_film(
     """
     name, opened = source(path)
     frames: list[np.ndarray] = []
-    last: np.ndarray | None = None
-    before: av.VideoFrame | None = None  # the last one that comes before what is read
+    last: av.VideoFrame | None = None
+    shown: np.ndarray | None = None  # what it looks like, where that was asked for
     most = longest if count is None else count
     end = 0.0  # of the last frame, in seconds
     try:
@@ -60,18 +60,18 @@ def read_film(
             for number, frame in enumerate(file.decode(stream)):
                 time = frame.time if frame.time is not None else (start or 0.0) + number / rate
                 start = time if start is None else start
-                if time < start - 1e-6:
-                    before = frame
-                    continue
-                if not frames and before is not None and time > start + 1e-6:
-                    last = _square(before.to_image(), side)
-                picture = _square(frame.to_image(), side)
                 # what is shown until now fills the moments before it
                 while last is not None and len(frames) / rate < time - start - 1e-6:
-                    frames.append(last)
+                    if len(frames) > most:  # a moment that lasts for years
+                        break
+                    shown = _square(last.to_image(), side) if shown is None else shown
+                    frames.append(shown)
+                last, shown = frame, None
+                if time < start - 1e-6:  # from the key frame on to what is read
+                    continue
                 if not frames or len(frames) / rate <= time - start + 1e-6:
-                    frames.append(picture)
-                last = picture
+                    shown = _square(frame.to_image(), side)
+                    frames.append(shown)
                 length = float((frame.duration or 0) * (frame.time_base or 0))
                 end = time - start + length
                 if count is None and len(frames) > longest:
@@ -80,13 +80,12 @@ def read_film(
                     break
     except (av.FFmpegError, UnicodeDecodeError) as error:
         raise MediaError(f"{name} is not readable as a film ({reason(error)})") from None
-    if last is None and before is not None:
-        last = _square(before.to_image(), side)
-        frames.append(last)
     if last is None:
         raise MediaError(f"{name} holds not one frame")
+    shown = _square(last.to_image(), side) if shown is None else shown
+    frames = frames or [shown]
     while len(frames) / rate < end - 1e-2 and len(frames) < most:  # a last frame that stands
-        frames.append(last)
+        frames.append(shown)
     return np.stack(frames[: most if count is not None else None])
 
 
