@@ -496,6 +496,22 @@ def test_gradients_reach_the_encoder_and_never_the_teacher() -> None:
     assert all(p.grad is None for p in codec.teacher.parameters())
 
 
+@pytest.mark.parametrize("name", ["conv", "vq", "video", "audio"])
+def test_gradients_pass_the_codes(name: str) -> None:
+    """What comes back teaches every weight of the encoder, through the quantizer."""
+    codec: Any = OURS[name]().train()
+    for part in codec.modules():
+        if isinstance(part, torch.nn.Linear) and not part.weight.any():
+            torch.nn.init.normal_(part.weight, std=0.02)  # some paths start silent
+    rebuilt, _, _ = codec(media_for(codec))
+    rebuilt.square().mean().backward()
+    reached = {key for key, value in codec.named_parameters() if value.grad is not None}
+    silent = {key for key, _ in codec.named_parameters()} - reached
+    assert all("decoder" in key or "quantizer" in key for key in silent), silent
+    first = next(value for value in codec.parameters() if value.requires_grad and value.ndim > 1)
+    assert first.grad is not None and first.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2"])
 def test_a_published_encoder_takes_the_teachers_place(kind: str, tmp_path: Path) -> None:
     import transformers as t
