@@ -10,6 +10,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +22,18 @@ from unified.eval import tokenizer as benchmark
 from unified.eval.hearing import hear
 from unified.eval.watching import follow, watch
 from unified.tokenizers.codec import Codec, CodecSpec
-from unified.tokenizers.kinds import load_codec
+from unified.tokenizers.kinds import load_codec, new_codec
 from unified.toybox.film import Actor, Film, render_film, sample_film
+from unified.toybox.pixels import scenes
 from unified.toybox.sounds import SOUNDS, sound
 from unified.toybox.voices import spoken
-from unified.train.losses import Critic, adversarial_losses, pyramid_loss, spectral_loss
+from unified.train.losses import (
+    Critic,
+    FeatureLoss,
+    adversarial_losses,
+    pyramid_loss,
+    spectral_loss,
+)
 from unified.train.plots import read_log
 from unified.train.recipe import run
 
@@ -317,3 +325,35 @@ def test_seed_resumes_in_the_middle_of_any_stage(tmp_path: Path) -> None:
     run("seed", ["tokenizer"], settings, tmp_path / "killed", device="cpu", progress=False)
     files = [tmp_path / name / "tokenizer/model/model.safetensors" for name in ("whole", "killed")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_features_of_a_frozen_encoder_teach_a_codec(tmp_path: Path) -> None:
+    import transformers as t
+
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2}
+    seed = new_codec("seed", {**small, "teacher": {**small, "text_width": 32}, "flow": small,
+                              "reverse_layers": 1, "prior_width": 32})  # fmt: skip
+    seed.save(tmp_path / "seed")
+    vision = t.Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                            image_size=32, patch_size=8)  # fmt: skip
+    t.Dinov2Model(vision).save_pretrained(tmp_path / "dino")
+    t.CLIPImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "dino")
+    pixels = scenes(0, 0, 2)
+    for name in ("seed", "dino"):
+        loss = FeatureLoss(tmp_path / name, "cpu")
+        assert float(loss(pixels, pixels)) == pytest.approx(0, abs=1e-5)
+        noisy = (pixels + 0.3 * torch.randn_like(pixels)).requires_grad_()
+        missed = loss(noisy, pixels)
+        missed.backward()
+        assert float(missed.detach()) > 1e-3
+        assert noisy.grad is not None and noisy.grad.abs().sum() > 0
+        assert all(p.grad is None for p in loss.encoder.parameters())
+    settings = ["scale=tiny", "tokenizer.perceptual=1"]
+    run("pixels", ["tokenizer"], [*settings, f"tokenizer.encoder={tmp_path / 'seed'}"],
+        tmp_path / "run", device="cpu", progress=False)  # fmt: skip
+    assert read_log(tmp_path / "run" / "tokenizer" / "log.jsonl")["perceptual"][-1][1] > 0
+    with pytest.raises(ValueError, match="say whose features count"):
+        run("pixels", ["tokenizer"], settings, tmp_path / "no", device="cpu", progress=False)
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        FeatureLoss(tmp_path, "cpu")

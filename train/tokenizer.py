@@ -35,7 +35,7 @@ from unified.tokenizers.video import VideoTokenizer
 from unified.toybox.pixels import scenes
 from unified.train.audio import AudioStage, clips, piece
 from unified.train.loop import COLUMNS, LoopConfig, Stage, fit
-from unified.train.losses import Critic, adversarial_losses, pyramid_loss
+from unified.train.losses import Critic, FeatureLoss, adversarial_losses, pyramid_loss
 from unified.train.media import Media, MediaConfig
 from unified.train.seed import STAGES as SEED_STAGES
 from unified.train.seed import SeedStage, TeacherStage
@@ -65,6 +65,8 @@ class TokenizerConfig(BaseModel):
     free: int = 0  # steps before the codebooks of an "audio" codec are placed
     squared: float = 1.0  # weight of a picture's squared error beside the absolute one
     detail: float = 0.0  # of its Laplacian pyramid
+    perceptual: float = 0.0  # of the features that `encoder` finds in it
+    encoder: str | None = None  # a seed tokenizer, or a vision encoder of transformers
     adversarial: float = 0.0  # of its critic
     critic_after: int = 0  # steps before the critic counts
 
@@ -72,6 +74,15 @@ class TokenizerConfig(BaseModel):
     @classmethod
     def _path(cls, value: Any) -> Any:
         return checked(MediaConfig, {"path": value} if isinstance(value, str) else value or {})
+
+    @model_validator(mode="after")
+    def _features_have_an_encoder(self) -> TokenizerConfig:
+        if self.perceptual and self.encoder is None:
+            raise ValueError(
+                "tokenizer.perceptual: say whose features count: tokenizer.encoder=DIR of a seed"
+                " tokenizer or a vision encoder of transformers"
+            )
+        return self
 
     @model_validator(mode="after")
     def _codebooks_are_placed(self) -> TokenizerConfig:
@@ -85,8 +96,8 @@ class TokenizerConfig(BaseModel):
 
 
 class PictureStage:
-    """Absolute plus squared error of the pixels, plus the codebook's commitment; detail and a
-    critic where they are asked for."""
+    """Absolute plus squared error of the pixels, plus the codebook's commitment; detail, features
+    of a frozen encoder and a critic where they are asked for."""
 
     def __init__(
         self,
@@ -100,6 +111,9 @@ class PictureStage:
         self.config, self.seed, self.device, self.size = config, seed, device, size
         self.codec, self.media = codec, media
         self.critic = Critic(codec.config.channels) if config.adversarial else None
+        self.features: FeatureLoss | None = None
+        if config.perceptual and config.encoder:
+            self.features = FeatureLoss(Path(config.encoder), device)
         parts = {"codec": codec} | ({"critic": self.critic} if self.critic else {})
         self.model: nn.Module = nn.ModuleDict(parts).to(device)
 
@@ -124,6 +138,10 @@ class PictureStage:
         }
         if config.detail:
             loss = loss + config.detail * pyramid_loss(rebuilt, part)
+        if self.features is not None:
+            missed = self.features(rebuilt, part)
+            loss = loss + config.perceptual * missed
+            values["perceptual"] = missed.item()
         if self.critic is not None:
             fooled, critic = adversarial_losses(self.critic, rebuilt, part)
             on = step >= config.critic_after
