@@ -156,7 +156,19 @@ def test_data_that_do_not_do_are_refused_in_a_sentence(folder: Path, tmp_path: P
         media(tmp_path / "words", FILM, 9)
     with pytest.raises(DataError, match="no such file or folder"):
         media(tmp_path / "nowhere", PICTURE)
-    (tmp_path / "words" / "a.png").write_bytes(b"?")
+    (tmp_path / "words" / "b.png").write_bytes(b"?")
+    (tmp_path / "words" / "c.png").write_bytes(b"?")
+    (tmp_path / "words" / "d.png").write_bytes(b"?")
+    two = media(tmp_path / "words", PICTURE)
+    kept = [Path(two.files.name(k)).name for k in two.kept]
+    assert len(kept) == 1 and len(two) == 3
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        shutil.copy(folder / "picture-3.png", tmp_path / "words" / name)
+    (tmp_path / "words" / kept[0]).write_bytes(b"?")
+    with pytest.raises(ValueError, match="kept apart none can be read"):  # before any training
+        media(tmp_path / "words", PICTURE).begin(tmp_path / "run")
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        (tmp_path / "words" / name).write_bytes(b"?")
     with pytest.raises(ValueError, match="not a picture"):
         media(tmp_path / "words", PICTURE).begin(tmp_path / "run")
     strict = Media(MediaConfig(path=str(folder)), PICTURE, unreadable=0.0)

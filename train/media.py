@@ -36,6 +36,7 @@ from unified.train.records import DataError, Part
 from unified.train.sources import Folder, Place, Sample, media_kind
 
 LOOKED_AT = 16  # files of which one must be readable
+KEPT_APART = 4  # files at least, where there are four times as many
 KEPT = 2**29  # bytes of pictures that are kept as they are learnt from
 
 
@@ -45,8 +46,8 @@ class MediaConfig(BaseModel):
     Attributes:
         path: a folder of files, or data of any format that `unified data check` knows.
         media, split: see `unified.train.readers.read`.
-        held_out: share of the files that is never learnt from; at least one is kept apart where
-            there are two.
+        held_out: share of the files that is never learnt from; of sixteen or more at least four, of
+            fewer a quarter, of one none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -79,7 +80,8 @@ class Media:
         # by name: a file added later moves no other to the other side
         chance = {k: zlib.crc32(self.files.key(k).encode("utf-8", "replace")) for k in known}
         kept = [k for k in known if chance[k] < config.held_out * 2**32]
-        self.kept = kept or [min(known, key=chance.__getitem__)]
+        least = max(1, min(KEPT_APART, len(known) // 4))
+        self.kept = kept if len(kept) >= least else sorted(known, key=chance.__getitem__)[:least]
         apart = set(self.kept)
         self.learnt = [k for k in known if k not in apart] or known
         self.epochs = Epochs(len(self.learnt), seed)
@@ -96,7 +98,8 @@ class Media:
         """Go on with a run in `folder` from what it set aside before.
 
         Raises:
-            ValueError: it was begun with other data, or of the first files none can be read.
+            ValueError: it was begun with other data, or of the first files, or of those kept apart,
+                none can be read.
         """
         mark, path = {"data": self.files.fingerprint}, folder / "data.json"
         if path.is_file() and json.loads(path.read_text()) != mark:
@@ -114,6 +117,7 @@ class Media:
                 first = first or error
         if first is not None:
             raise first
+        self.held_out(1)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(path, (json.dumps(mark) + "\n").encode())
         self.quarantine.keep(folder / "quarantine.jsonl")
