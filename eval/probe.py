@@ -19,6 +19,7 @@ from unified.tokenizers.codec import CodecSpec
 
 WIDTH, LAYERS, HEADS = 128, 3, 4
 BATCH, STEPS, RATE = 64, 600, 2e-3
+CODES = 4096  # of a batch at most, where items are long
 
 
 class _Probe(nn.Module):
@@ -51,11 +52,11 @@ def _nats(
         size, length = allowed.shape[1], codes.shape[1]
         probe = _Probe(size, length)
         optimizer = torch.optim.AdamW(probe.parameters(), lr=RATE, weight_decay=0.05)
-        barred = ~allowed
+        barred, batch = ~allowed, max(8, min(BATCH, CODES // length))
         for step in range(steps):
             for group in optimizer.param_groups:  # linear warm-up and decay
                 group["lr"] = RATE * min(1.0, (step + 1) / 50, 1.2 * (1 - step / steps))
-            rows = codes[torch.randint(len(codes), (BATCH,))]
+            rows = codes[torch.randint(len(codes), (batch,))]
             scores = probe(rows).masked_fill(barred, float("-inf"))
             loss = F.cross_entropy(scores.flatten(0, 1), rows.flatten())
             optimizer.zero_grad()
@@ -65,7 +66,7 @@ def _nats(
             total = sum(
                 float(F.cross_entropy(probe(part).masked_fill(barred, float("-inf")).flatten(0, 1),
                                       part.flatten(), reduction="sum"))
-                for part in unseen.split(BATCH)
+                for part in unseen.split(batch)
             )  # fmt: skip
         return total / unseen.numel()
 
@@ -107,10 +108,13 @@ def linear_accuracy(
     Logistic regression on one-hot codes: a sum of one learnt row for every code at every place.
     """
     length, classes = codes.shape[1], int(max(labels.max(), truth.max())) + 1
-    offsets = torch.arange(length) * spec.codebook_size
+    books = (spec.books * -(-length // spec.length))[:length]
+    sizes = torch.tensor([spec.codebooks[book] for book in books])
+    # rows of a place begin where those of the places before it end
+    offsets = sizes.cumsum(0) - sizes - torch.tensor([spec.ranges[book].start for book in books])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        rows = nn.EmbeddingBag(length * spec.codebook_size, classes, mode="sum")
+        rows = nn.EmbeddingBag(int(sizes.sum()), classes, mode="sum")
         nn.init.zeros_(rows.weight)
         optimizer = torch.optim.Adam(rows.parameters(), lr=0.02)
         for step in range(steps):

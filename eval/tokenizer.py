@@ -1,7 +1,8 @@
 """The codec benchmark: what comes back, how the codes are used, how easy they are to predict.
 
-Measured on toybox pictures, films or sound that hold combinations kept out of all training. Knows
-a codec by its contract alone: `spec`, `encode`, `decode`; ours and published ones alike.
+Measured on toybox pictures, films or sound that hold combinations kept out of all training, resized
+to the codec's; or on media of one's own. Knows a codec by its contract alone: `spec`, `encode`,
+`decode`; ours and published ones alike.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +24,29 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 import unified
 from unified.eval import hearing
-from unified.eval.features import EncoderFeatures, Features, SoundStatistics, of_directory
-from unified.eval.judge import judge
+from unified.eval.features import (
+    EncoderFeatures,
+    Features,
+    PixelFeatures,
+    SoundStatistics,
+    of_directory,
+)
+from unified.eval.judge import Judged, judge
 from unified.eval.metrics import frechet_distance, frechet_draws
-from unified.eval.probe import code_bits, linear_accuracy
+from unified.eval.probing import FRAMES, SECONDS, WORLD, Found, probed, share
 from unified.eval.watching import follow, watch
-from unified.media.pixels import to_pictures, to_tensor
-from unified.media.sheet import spectrograms
+from unified.media.pixels import resized, to_pictures, to_tensor
 from unified.media.sound import resample
 from unified.spectrum import mel_distance
-from unified.tokenizers.codec import Codec, CodecSpec
+from unified.tokenizers.codec import Codec
 from unified.toybox.film import Film, render_film, sample_film
 from unified.toybox.pixels import scenes
-from unified.toybox.scene import render, sample_scene
+from unified.toybox.scene import Thing
 from unified.toybox.sounds import Clip, render_clip, sample_clip
 from unified.toybox.voices import RATE
 
 SPLIT = "held_out"
 CODE_ITEMS = {"image": 2048, "video": 256, "audio": 512}  # of which the use of codes is counted
-FRAMES, SECONDS = 9, 2.0  # of the films and clips
-PROBE_ITEMS, UNSEEN = 4096, 512  # pictures that the probes learn from, and are scored on
-
-Found = tuple[str, float, float, int]  # metric, value, standard error, items
 
 
 def evaluate_tokenizer(
@@ -54,20 +57,27 @@ def evaluate_tokenizer(
     batch: int = 64,
     probe: bool = False,
     features: Path | None = None,
+    given: torch.Tensor | None = None,
 ) -> list[dict[str, Any]]:
     """Score a codec on held-out items of its medium.
 
     Args:
         count: items that are rebuilt; codes are counted over at least CODE_ITEMS.
-        probe: also train the fixed probes (pictures alone; minutes).
+        probe: also train the fixed probes (minutes).
         features: whose features the Fréchet distance of pictures is of: a directory of a model of
-            ours, of a SEED tokenizer or of a vision encoder; the shipped model by default.
+            ours, of a SEED tokenizer or of a vision encoder; the shipped model by default, and for
+            media of one's own shrunk pixels.
+        given: media of one's own, (N, ...) as the codec takes them, in place of the toybox's. Then
+            `count` is theirs, there are no probes, and what needs facts is left out: what the
+            judges recognise.
 
     Returns:
         Rows {task, side, skill, split, metric, value, stderr, n, chance, settings}.
         Pictures: psnr (dB, mean over pictures), psnr_all (dB of the mean squared error over all),
         ssim, recognised (share of the rebuilt pictures in which the judge of drawings still finds
-        every thing and nothing else: what a perfect model could reach with this codec).
+        every thing and nothing else: what a perfect model could reach with this codec),
+        objects_kept and colours_kept (of the things that it finds in the originals, the share whose
+        name, and of coloured ones whose colour, it finds again).
         Films: psnr, psnr_first (of first frames), motion_kept (share of things that the judge of
         films, told which they are, sees move as they should), things_kept (share that it also tells
         from all others).
@@ -80,25 +90,25 @@ def evaluate_tokenizer(
         All: codebook_use and perplexity (share of the codes that occur, and perplexity of the code
         histogram, of the codebook where they are least), codes and bits an item or second,
         encoded and decoded (items a second, here).
-        With `probe`: see `unified.eval.probe`.
+        With `probe`: see `unified.eval.probing`.
+        Judges see what comes back at the toybox's 64x64 pixels; errors are at the codec's.
 
     Raises:
-        ValueError: a count or batch below one, or a codec of another shape than the toybox's.
+        ValueError: a count or batch below one, or a codec of another number of channels than the
+            toybox's.
     """
     if count < 1 or batch < 1:
         raise ValueError(f"count {count} and batch {batch}: both must be at least 1")
     spec = codec.spec
-    if spec.medium != "audio" and (spec.image_size != (64, 64) or spec.channels != 3):
-        raise ValueError(
-            f"this codec takes {spec.channels} x {spec.image_size} pixels; the toybox's are 64x64"
-        )
     sound = spec.medium == "audio"
-    seen: Any = SoundStatistics() if sound else _features(features)
+    if not sound and spec.channels != 3:
+        raise ValueError(f"this codec takes pictures of {spec.channels} channels; these have 3")
+    seen: Any = SoundStatistics() if sound else _features(features, given is not None)
     measures: dict[str, Any] = {"image": _pictures, "video": _films, "audio": _sound}
     measure = measures[spec.medium]
-    found = [*measure(codec, count, seed, batch, seen)]
-    if probe and spec.medium == "image":
-        found += _probes(codec, seed, batch)
+    found = [*measure(codec, count if given is None else len(given), seed, batch, seen, given)]
+    if probe and given is None:
+        found += probed(codec, seed, batch)
     settings = {
         "seed": seed, "codebooks": list(spec.codebooks), "codes_a_step": spec.length,
         "image_size": list(spec.image_size), "rate": spec.rate, "device": str(codec.device),
@@ -106,16 +116,19 @@ def evaluate_tokenizer(
         "features": seen.name, "features_revision": seen.revision,
     }  # fmt: skip
     names = {"image": "pictures", "video": "films", "audio": "sound"}
+    split = SPLIT if given is None else "given"
     return [
         {"task": "tokenizer", "side": "reconstruction", "skill": names[spec.medium],
-         "split": SPLIT, "metric": metric, "value": value, "stderr": stderr, "n": n, "chance": 0.0,
+         "split": split, "metric": metric, "value": value, "stderr": stderr, "n": n, "chance": 0.0,
          "settings": settings}
         for metric, value, stderr, n in found
     ]  # fmt: skip
 
 
-def _features(folder: Path | None) -> Features:
-    return EncoderFeatures() if folder is None else of_directory(folder)
+def _features(folder: Path | None, own: bool) -> Features:
+    if folder is not None:
+        return of_directory(folder)
+    return PixelFeatures() if own else EncoderFeatures()
 
 
 def _frechet(short: str, sides: Sequence[Sequence[np.ndarray]], seed: int) -> Iterator[Found]:
@@ -168,21 +181,29 @@ class _Codes:
         yield "decoded", self.decoded[0] / max(1e-9, self.decoded[1]), 0.0, int(self.decoded[0])
 
 
-def _pictures(codec: Codec, count: int, seed: int, batch: int, seen: Features) -> Iterator[Found]:
-    codes_of = _Codes(codec)
+def _pictures(
+    codec: Codec, count: int, seed: int, batch: int, seen: Features, given: torch.Tensor | None
+) -> Iterator[Found]:
+    codes_of, size = _Codes(codec), codec.spec.image_size
     features: list[list[np.ndarray]] = [[], []]  # of originals and of rebuilds
     errors: list[torch.Tensor] = []
     similarities: list[torch.Tensor] = []
-    recognised: list[bool] = []
-    total = max(count, CODE_ITEMS["image"])
+    judged: list[tuple[Judged, Judged]] = []
+    total = count if given is not None else max(count, CODE_ITEMS["image"])
     for start in range(0, total, batch):
-        pixels = scenes(seed, start, min(batch, total - start), SPLIT).to(codec.device)
+        if given is None:
+            plain = scenes(seed, start, min(batch, total - start), SPLIT)
+            pixels = resized(plain, size).to(codec.device)
+        else:
+            pixels = given[start : start + batch].to(codec.device)
         codes = codes_of.encode(pixels)
         left = count - start
         if left > 0:
             truth, rebuilt = _levels(pixels[:left]), _levels(codes_of.decode(codes[:left]))
             pairs = list(_pairs(truth, rebuilt))
-            recognised += [judge(one) == judge(two) for one, two in pairs]
+            if given is None:
+                small = to_pictures(resized(rebuilt * 2 - 1, WORLD))
+                judged += zip(map(judge, to_pictures(plain[:left])), map(judge, small), strict=True)
             for side, pictures in zip(features, zip(*pairs, strict=True), strict=True):
                 side.append(seen.features([Image.fromarray(one) for one in pictures])[:, None])
             errors.append((truth - rebuilt).square().mean((1, 2, 3)))  # in [0, 1]
@@ -196,46 +217,76 @@ def _pictures(codec: Codec, count: int, seed: int, batch: int, seen: Features) -
     yield "psnr", float(psnr.mean()), _stderr(psnr), count
     yield "psnr_all", float(_decibel(squared.mean())), 0.0, count
     yield "ssim", float(ssim.mean()), _stderr(ssim), count
-    yield _share("recognised", recognised)
+    if given is None:
+        yield share("recognised", [one == two for one, two in judged])
+        yield share("objects_kept", _kept(judged, lambda thing: thing.name))
+        yield share("colours_kept", _kept(judged, lambda thing: thing.colour))
     yield from _frechet(seen.short, features, seed)
     yield from codes_of.found(total)
 
 
-def _films(codec: Codec, count: int, seed: int, batch: int, seen: Features) -> Iterator[Found]:
+def _kept(
+    judged: list[tuple[Judged, Judged]], look: Callable[[Thing], str | None]
+) -> Iterator[bool]:
+    """Of everything that a look finds in the originals: whether it finds it in the rebuilds."""
+    for one, two in judged:
+        there = Counter(look(thing) for thing in two.things)
+        for thing in one.things:
+            value = look(thing)
+            if value is not None:
+                yield there[value] > 0
+                there[value] -= 1
+
+
+def _films(
+    codec: Codec, count: int, seed: int, batch: int, seen: Features, given: torch.Tensor | None
+) -> Iterator[Found]:
     features: list[list[np.ndarray]] = [[], []]
     codes_of = _Codes(codec)
     errors: list[torch.Tensor] = []
     firsts: list[torch.Tensor] = []
     moved: list[bool] = []
     kept: list[bool] = []
-    total = max(count, CODE_ITEMS["video"])
+    total = count if given is not None else max(count, CODE_ITEMS["video"])
+    length = FRAMES if given is None else given.shape[2]
     batch = min(batch, 16)
     for start in range(0, total, batch):
-        names = [f"{seed}/film/{SPLIT}/{k}" for k in range(start, min(total, start + batch))]
-        films = [sample_film(random.Random(name), SPLIT, FRAMES) for name in names]
-        frames = np.stack([render_film(film) for film in films])
-        pixels = to_tensor(frames.reshape(-1, *frames.shape[2:])).unflatten(0, frames.shape[:2])
-        codes = codes_of.encode(pixels.transpose(1, 2).to(codec.device))
+        films: list[Film] = []
+        if given is None:
+            names = [f"{seed}/film/{SPLIT}/{k}" for k in range(start, min(total, start + batch))]
+            films = [sample_film(random.Random(name), SPLIT, FRAMES) for name in names]
+            media = resized(rendered(films), codec.spec.image_size)
+        else:
+            media = given[start : start + batch]
+        codes = codes_of.encode(media.to(codec.device))
+        pixels = media.transpose(1, 2)
         left = max(0, count - start)
         if left:
-            rebuilt = codes_of.decode(codes[:left])[:, :, :FRAMES].transpose(1, 2).cpu()
+            rebuilt = codes_of.decode(codes[:left])[:, :, :length].transpose(1, 2).cpu()
             squared = (_levels(pixels[:left]) - _levels(rebuilt)).square()
             errors.append(squared.mean((1, 2, 3, 4)))
             firsts.append(squared[:, 0].mean((1, 2, 3)))
             for film, one in zip(films, rebuilt, strict=False):
-                pictures = to_pictures(one)
+                pictures = to_pictures(resized(one, WORLD))
                 moved += _directions(film, pictures)
                 kept += _things(film, pictures)
             for side, several in zip(features, (pixels[:left], rebuilt), strict=True):
                 shown = [Image.fromarray(one) for one in to_pictures(several.flatten(0, 1))]
-                side.append(seen.features(shown).reshape(len(several), FRAMES, -1))
+                side.append(seen.features(shown).reshape(len(several), length, -1))
     psnr, first = (_decibel(torch.cat(parts).double()) for parts in (errors, firsts))
     yield "psnr", float(psnr.mean()), _stderr(psnr), count
     yield "psnr_first", float(first.mean()), _stderr(first), count
-    yield _share("motion_kept", moved)
-    yield _share("things_kept", kept)
+    if given is None:
+        yield share("motion_kept", moved)
+        yield share("things_kept", kept)
     yield from _frechet(seen.short, features, seed)
     yield from codes_of.found(total)
+
+
+def rendered(films: list[Film]) -> torch.Tensor:
+    """(B, 3, FRAMES, 64, 64)."""
+    frames = np.concatenate([render_film(film) for film in films])
+    return to_tensor(frames).unflatten(0, (len(films), FRAMES)).transpose(1, 2)
 
 
 def _directions(film: Film, frames: np.ndarray) -> list[bool]:
@@ -259,8 +310,9 @@ def _things(film: Film, frames: np.ndarray) -> list[bool]:
 
 
 def _sound(
-    codec: Codec, count: int, seed: int, batch: int, seen: SoundStatistics
-) -> Iterator[Found]:
+    codec: Codec, count: int, seed: int, batch: int, seen: SoundStatistics,
+    own: torch.Tensor | None,
+) -> Iterator[Found]:  # fmt: skip
     features: list[list[np.ndarray]] = [[], []]
     codes_of, rate = _Codes(codec), int(codec.spec.rate)
     distances: list[float] = []
@@ -268,11 +320,16 @@ def _sound(
     clear: list[float] = []
     words: list[tuple[bool, bool]] = []
     sounds: list[bool] = []
-    total = max(count, CODE_ITEMS["audio"])
+    total = count if own is not None else max(count, CODE_ITEMS["audio"])
     for start in range(0, total, batch):
-        clips = [_clip(seed, k) for k in range(start, min(total, start + batch))]
-        waves = [render_clip(clip) for clip in clips]
-        given = torch.from_numpy(np.stack([resample(wave, RATE, rate) for wave in waves]))
+        clips: list[Clip | None]
+        if own is None:
+            clips = [held_out_clip(seed, k) for k in range(start, min(total, start + batch))]
+            waves = [render_clip(clip) for clip in clips if clip]
+            given = torch.from_numpy(np.stack([resample(wave, RATE, rate) for wave in waves]))
+        else:
+            given = own[start : start + batch, 0]
+            clips, waves = [None] * len(given), [resample(x.numpy(), rate, RATE) for x in given]
         media = given[:, None].repeat(1, codec.spec.channels, 1).to(codec.device)
         codes = codes_of.encode(media)
         left = max(0, count - start)
@@ -283,7 +340,8 @@ def _sound(
                 distances.append(float(mel_distance(one[None], two[None], rate)))
                 back = resample(one.numpy(), rate, RATE)
                 back = np.pad(back, (0, max(0, len(wave) - len(back))))[: len(wave)]
-                for event, heard in zip(clip.events, hearing.recognised(back, clip), strict=True):
+                names = hearing.recognised(back, clip) if clip else []
+                for event, heard in zip(clip.events if clip else [], names, strict=True):
                     if event.voice:
                         words.append(heard)
                     else:
@@ -295,14 +353,15 @@ def _sound(
     for name, values in (("mel_distance", torch.tensor(distances)), ("si_sdr", torch.cat(ratios)),
                          ("stoi", torch.tensor(clear))):  # fmt: skip
         yield name, float(values.mean()), _stderr(values), count
-    yield _share("words_recognised", [right for right, _ in words])
-    yield _share("voice_kept", [voice for _, voice in words])
-    yield _share("sounds_recognised", sounds)
+    if own is None:
+        yield share("words_recognised", [right for right, _ in words])
+        yield share("voice_kept", [voice for _, voice in words])
+        yield share("sounds_recognised", sounds)
     yield from _frechet(seen.short, features, seed)
     yield from codes_of.found(total)
 
 
-def _clip(seed: int, index: int) -> Clip:
+def held_out_clip(seed: int, index: int) -> Clip:
     """Of an even number, words in voices that training never had them in; of an odd one, takes of
     named sounds that it never heard."""
     if index % 2 == 0:
@@ -314,56 +373,9 @@ def _clip(seed: int, index: int) -> Clip:
             return clip
 
 
-def _probes(codec: Codec, seed: int, batch: int) -> Iterator[Found]:
-    """The fixed probes: bits of a picture, and what a linear map knows of a single thing."""
-    seen, unseen = (
-        torch.cat([codec.encode(scenes(seed + 1, start, batch, split).to(codec.device)).cpu()
-                   for start in range(0, size, batch)])
-        for size, split in ((PROBE_ITEMS, "train"), (UNSEEN, "seen"))
-    )  # fmt: skip
-    bits = code_bits(seen, unseen, codec.spec)
-    for name, value in bits.items():
-        yield f"probe_{name}", value, 0.0, UNSEEN
-    for name in ("object", "colour"):
-        codes, labels = [], []
-        for size, split in ((PROBE_ITEMS, "train"), (UNSEEN, "seen")):
-            things = [one for k in range(size) if (one := _single(seed, k, split, name))]
-            pixels = to_tensor(np.stack([picture for picture, _ in things]))
-            parts = [codec.encode(part.to(codec.device)).cpu() for part in pixels.split(batch)]
-            codes.append(torch.cat(parts))
-            labels.append([label for _, label in things])
-        numbers = {label: k for k, label in enumerate(sorted({*labels[0], *labels[1]}))}
-        known, truth = (torch.tensor([numbers[label] for label in part]) for part in labels)
-        for count in prefixes(codec.spec):
-            parts = [part[:, :count] for part in codes]
-            value = linear_accuracy(parts[0], known, parts[1], truth, codec.spec)
-            metric = f"linear_{name}" + (f"_{count}" if count < codec.spec.length else "")
-            yield metric, value, math.sqrt(value * (1 - value) / len(truth)), len(truth)
-
-
-def prefixes(spec: CodecSpec) -> list[int]:
-    """1, 2, 4 ... and all codes of a picture where a prefix means something; all of them alone
-    elsewhere."""
-    return [*(2**k for k in range((spec.length - 1).bit_length()) if spec.nested), spec.length]
-
-
-def _single(seed: int, index: int, split: str, what: str) -> tuple[np.ndarray, str] | None:
-    """A picture of a single thing and its name or colour; None where it has no colour."""
-    rng = random.Random(f"{seed}/single/{split}/{index}")
-    scene = sample_scene(rng, split, count=1)
-    (thing,) = scene.things
-    label = thing.name if what == "object" else thing.colour
-    return (render(scene), label) if label else None
-
-
 def _decibel(squared: torch.Tensor) -> torch.Tensor:
     """Mean squared errors of values in [0, 1] -> PSNR."""
     return -10 * squared.clamp(min=1e-10).log10()
-
-
-def _share(metric: str, right: list[bool]) -> Found:
-    share = sum(right) / max(1, len(right))
-    return metric, share, math.sqrt(share * (1 - share) / max(1, len(right))), len(right)
 
 
 def _levels(pixels: torch.Tensor) -> torch.Tensor:
@@ -378,74 +390,3 @@ def _pairs(truth: torch.Tensor, rebuilt: torch.Tensor) -> Iterator[tuple[np.ndar
 
 def _stderr(values: torch.Tensor) -> float:
     return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0
-
-
-@torch.no_grad()
-def grid(
-    codec: Codec,
-    path: str | Path,
-    *,
-    columns: int = 12,
-    rows: int = 3,
-    seed: int = 0,
-    zoom: int = 2,
-) -> None:
-    """Write a PNG of held-out items, each row of originals above the row of their rebuilds: scenes,
-    the frames of films, or the spectrograms of sound."""
-    if codec.spec.medium == "audio":
-        waves = [render_clip(_clip(seed, k)) for k in range(6)]
-        rate = int(codec.spec.rate)
-        given = torch.from_numpy(np.stack([resample(wave, RATE, rate) for wave in waves]))
-        media = given[:, None].repeat(1, codec.spec.channels, 1).to(codec.device)
-        rebuilt = codec.decode(codec.encode(media))[:, 0, : given.shape[1]].cpu()
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        spectrograms(given, rebuilt, rate, Path(path))
-        return
-    if codec.spec.medium == "video":
-        columns = FRAMES
-        names = [f"{seed}/film/{SPLIT}/{k}" for k in range(rows)]
-        films = np.concatenate([render_film(sample_film(random.Random(name), SPLIT, FRAMES))
-                                for name in names])  # fmt: skip
-        media = to_tensor(films).unflatten(0, (rows, FRAMES)).transpose(1, 2).to(codec.device)
-        rebuilt = codec.decode(codec.encode(media))[:, :, :FRAMES].transpose(1, 2).flatten(0, 1)
-        pictures = films, to_pictures(rebuilt)
-    else:
-        pixels = scenes(seed, 0, columns * rows, SPLIT).to(codec.device)
-        pictures = to_pictures(pixels), to_pictures(codec.decode(codec.encode(pixels)))
-    height, width = codec.spec.image_size
-    gap = 4
-    sheet = np.full(
-        (rows * (2 * height + 3 * gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8
-    )
-    for k in range(columns * rows):
-        y, x = (k // columns) * (2 * height + 3 * gap), (k % columns) * (width + gap)
-        sheet[y : y + height, x : x + width] = pictures[0][k]
-        y += height + gap
-        sheet[y : y + height, x : x + width] = pictures[1][k]
-    image = Image.fromarray(sheet)
-    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-
-
-@torch.no_grad()
-def strip(codec: Codec, path: str | Path, *, rows: int = 6, seed: int = 0, zoom: int = 2) -> None:
-    """Write a PNG of held-out scenes, one a row: from 1, 2, 4 ... all of its codes, and itself.
-
-    Raises:
-        ValueError: a prefix of this codec's codes does not decode.
-    """
-    if not codec.spec.nested:
-        raise ValueError(
-            f"a tokenizer of kind {codec.kind!r} decodes whole pictures alone; "
-            "a strip needs one whose prefixes decode (seed)"
-        )
-    pixels = scenes(seed, 0, rows, SPLIT).to(codec.device)
-    codes = codec.encode(pixels)
-    columns = [codec.decode(codes[:, :count]) for count in prefixes(codec.spec)]
-    gap = np.full((rows, codec.spec.image_size[0], 4, 3), 255, np.uint8)
-    parts = [part for x in (*columns, pixels) for part in (to_pictures(x), gap)][:-1]
-    image = Image.fromarray(np.concatenate(np.concatenate(parts, 2), 0))
-    image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)

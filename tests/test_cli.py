@@ -660,6 +660,7 @@ def test_codes_there_and_back(run: Any) -> None:
 def test_tokenizer_eval_prints_scores(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    from unified.eval import rebuilt
     from unified.eval import tokenizer as judge
     from unified.tokenizers.image import ImageTokenizer, VQConfig
 
@@ -674,10 +675,11 @@ def test_tokenizer_eval_prints_scores(
                      decoder_heads=1)  # fmt: skip
     ImageTokenizer(small).save(tmp_path / "codec")
     monkeypatch.setattr(judge, "evaluate_tokenizer", evaluate)
-    monkeypatch.setattr(judge, "grid", lambda codec, path, **_: Path(path).write_text("grid"))
+    monkeypatch.setattr(rebuilt, "grid", lambda codec, path, **_: Path(path).write_text("grid"))
     ran = run("tokenizer", "eval", "codec", "--limit", "9", "--grid", "g.png")
     assert ran.status == 0 and "psnr" in ran.out and "30.25 ± 0.5  (n = 9)\ng.png" in ran.out
-    assert seen == {"count": 9, "seed": 0, "probe": False, "size": 8} and Path("g.png").exists()
+    given = {"count": 9, "seed": 0, "probe": False, "features": None, "given": None}
+    assert seen == {**given, "size": 8} and Path("g.png").exists()
     assert json.loads(run("tokenizer", "eval", "codec", "--json").out) == rows
 
 

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from unified.eval import probe
+from unified.eval import probe, probing, rebuilt
 from unified.eval import tokenizer as benchmark
 from unified.eval.hearing import hear
 from unified.eval.watching import follow, watch
-from unified.tokenizers.kinds import load_codec
+from unified.tokenizers.codec import Codec, CodecSpec
+from unified.tokenizers.kinds import load_codec, new_codec
 from unified.toybox.film import Actor, Film, render_film, sample_film
+from unified.toybox.pixels import scenes
 from unified.toybox.sounds import SOUNDS, sound
 from unified.toybox.voices import spoken
-from unified.train.losses import Critic, adversarial_losses, pyramid_loss, spectral_loss
+from unified.train.losses import (
+    Critic,
+    FeatureLoss,
+    adversarial_losses,
+    pyramid_loss,
+    spectral_loss,
+)
 from unified.train.plots import read_log
 from unified.train.recipe import run
 
 RECIPES = ("pixels", "video", "audio", "seed")
 ALWAYS = {"codebook_use", "perplexity", "codes", "bits", "encoded", "decoded"}
 METRICS = {
-    "image": ALWAYS | {"psnr", "psnr_all", "ssim", "recognised", "frechet_encoder"},
+    "image": ALWAYS
+    | {"psnr", "psnr_all", "ssim", "recognised", "objects_kept", "colours_kept", "frechet_encoder"},
     "video": ALWAYS | {"psnr", "psnr_first", "motion_kept", "things_kept", "frechet_encoder"},
     "audio": ALWAYS
     | {
@@ -67,7 +79,7 @@ def test_a_recipe_trains_a_codec_that_is_judged(
     assert all(np.isfinite(value) for value in found.values())
     assert 0 < found["codebook_use"] <= 1 <= found["perplexity"]
     json.dumps(rows)
-    benchmark.grid(codec, tmp_path / "grid.png")
+    rebuilt.grid(codec, tmp_path / "grid.png")
     assert (tmp_path / "grid.png").stat().st_size > 1000
     samples = [*trained.glob("samples/*.png"), *trained.glob("flow/samples/*.png")]
     assert samples
@@ -81,11 +93,11 @@ def test_a_strip_grows_from_the_first_code_to_all(trained: Path, tmp_path: Path)
     codec = load_codec(trained / "model")
     if codec.kind != "seed":
         with pytest.raises(ValueError, match="a strip needs one whose prefixes decode"):
-            benchmark.strip(codec, tmp_path / "strip.png")
+            rebuilt.strip(codec, tmp_path / "strip.png")
         return
-    assert benchmark.prefixes(codec.spec) == [1, 2, 4]
-    benchmark.strip(codec, tmp_path / "strip.png", rows=2, zoom=1)
-    assert Image.open(tmp_path / "strip.png").size == (3 * 64 + 64 + 3 * 4, 2 * 64)
+    assert probing.prefixes(codec.spec) == [1, 2, 4]
+    rebuilt.strip(codec, tmp_path / "strip.png", rows=2)
+    assert Image.open(tmp_path / "strip.png").size == (2 * (3 * 64 + 64 + 3 * 4), 4 * 64)
 
 
 @pytest.mark.parametrize("recipe", ["pixels", "video", "audio"])
@@ -239,3 +251,109 @@ def test_full_size_runs_on_a_cpu_within_its_memory(recipe: str) -> None:
     done = subprocess.run([sys.executable, "-c", FULL_SIZE, recipe], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout) <= GIGABYTES[recipe]
+
+
+@pytest.mark.parametrize("side", [16, 128])
+def test_codecs_of_other_sizes_are_judged_on_the_same_scenes(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A codec that loses nothing keeps all at twice the size, and not all at a quarter of it."""
+
+    class Whole(Codec):
+        """Codes are places in a list of pictures."""
+
+        kind = "whole"
+        kept: list[torch.Tensor] = []
+
+        @property
+        def spec(self) -> CodecSpec:
+            return CodecSpec((4096,), (0,), (side, side))
+
+        @property
+        def device(self) -> torch.device:
+            return torch.device("cpu")
+
+        def encode(self, media: torch.Tensor) -> torch.Tensor:
+            self.check_pixels(media)
+            self.kept.extend(media)
+            return torch.arange(len(self.kept) - len(media), len(self.kept))[:, None]
+
+        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+            return torch.stack([self.kept[k] for k in codes[:, 0]])
+
+    monkeypatch.setattr(benchmark, "CODE_ITEMS", {"image": 8})
+    rows = benchmark.evaluate_tokenizer(Whole(), count=8)
+    found = {row["metric"]: row["value"] for row in rows}
+    assert found["psnr"] == 100
+    kept = [found[name] for name in ("recognised", "objects_kept", "colours_kept")]
+    assert kept == [1, 1, 1] if side > 64 else kept[1] < 1
+
+
+def test_every_medium_is_probed(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "ITEMS", {"image": (24, 8), "video": (10, 6), "audio": (16, 8)})
+    bits = partial(probe.code_bits, steps=3)
+    monkeypatch.setattr(probing, "code_bits", bits)
+    monkeypatch.setattr(probing, "linear_accuracy", partial(probe.linear_accuracy, steps=3))
+    codec = load_codec(trained / "model")
+    found = {metric: (value, n) for metric, value, _, n in probing.probed(codec, 0, 8)}
+    order = {"probe_bits", "probe_bits_shuffled", "probe_bits_item", "probe_bits_item_shuffled"}
+    known = {
+        "vq": {"linear_object", "linear_colour", "drawn_object", "drawn_colour"},
+        "seed": {"linear_object", "linear_colour", "drawn_object", "drawn_colour"}
+        | {f"linear_{what}_{count}" for what in ("object", "colour") for count in (1, 2)},
+        "video": {"linear_motion"},
+        "audio": {"linear_word", "linear_voice"},
+    }[codec.kind]
+    assert set(found) == order | known
+    assert all(0 <= value <= 1 and n for name, (value, n) in found.items() if name in known)
+    size = math.log2(max(codec.spec.codebooks))
+    assert 0.5 * size < found["probe_bits"][0] < 2 * size  # it has hardly begun to learn
+
+
+def test_seed_resumes_in_the_middle_of_any_stage(tmp_path: Path) -> None:
+    """Killed before its codebook has settled, and once more before it can draw: the same bytes."""
+    settings = ["scale=tiny", "text.lines=600", "text.size=500",
+                "tokenizer.model.teacher.words=500",
+                *(f"tokenizer.loops.{stage}.save_every=1" for stage in ("codes", "flow")),
+                "tokenizer.loops.flow.sample_every=0"]  # fmt: skip
+    run("seed", ["tokenizer"], settings, tmp_path / "whole", device="cpu", progress=False)
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    place = tmp_path / "killed" / "tokenizer"
+    shutil.rmtree(place / "codes" / "checkpoints" / "step-3")
+    shutil.rmtree(place / "flow")
+    shutil.rmtree(place / "model")
+    run("seed", ["tokenizer"], settings, tmp_path / "killed", device="cpu", progress=False)
+    files = [tmp_path / name / "tokenizer/model/model.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_features_of_a_frozen_encoder_teach_a_codec(tmp_path: Path) -> None:
+    import transformers as t
+
+    torch.manual_seed(0)
+    small: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2}
+    seed = new_codec("seed", {**small, "teacher": {**small, "text_width": 32}, "flow": small,
+                              "reverse_layers": 1, "prior_width": 32})  # fmt: skip
+    seed.save(tmp_path / "seed")
+    vision = t.Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                            image_size=32, patch_size=8)  # fmt: skip
+    t.Dinov2Model(vision).save_pretrained(tmp_path / "dino")
+    t.CLIPImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "dino")
+    pixels = scenes(0, 0, 2)
+    for name in ("seed", "dino"):
+        loss = FeatureLoss(tmp_path / name, "cpu")
+        assert float(loss(pixels, pixels)) == pytest.approx(0, abs=1e-5)
+        noisy = (pixels + 0.3 * torch.randn_like(pixels)).requires_grad_()
+        missed = loss(noisy, pixels)
+        missed.backward()
+        assert float(missed.detach()) > 1e-3
+        assert noisy.grad is not None and noisy.grad.abs().sum() > 0
+        assert all(p.grad is None for p in loss.encoder.parameters())
+    settings = ["scale=tiny", "tokenizer.perceptual=1"]
+    run("pixels", ["tokenizer"], [*settings, f"tokenizer.encoder={tmp_path / 'seed'}"],
+        tmp_path / "run", device="cpu", progress=False)  # fmt: skip
+    assert read_log(tmp_path / "run" / "tokenizer" / "log.jsonl")["perceptual"][-1][1] > 0
+    with pytest.raises(ValueError, match="say whose features count"):
+        run("pixels", ["tokenizer"], settings, tmp_path / "no", device="cpu", progress=False)
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        FeatureLoss(tmp_path, "cpu")

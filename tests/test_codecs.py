@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -188,6 +189,18 @@ def _published(kind: str, folder: str) -> None:
                 downsampling_ratios=[2, 4],
             )
         )
+    elif kind == "VQModel":
+        import diffusers
+
+        model = diffusers.VQModel(
+            block_out_channels=(32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=8,
+            num_vq_embeddings=32,
+            sample_size=16,
+        )
     else:
         inner: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1,
                                  "num_attention_heads": 2, "intermediate_size": 32}  # fmt: skip
@@ -208,6 +221,9 @@ def _published(kind: str, folder: str) -> None:
     model.save_pretrained(folder)
 
 
+needs_diffusers = pytest.mark.skipif(find_spec("diffusers") is None, reason="needs diffusers")
+
+
 @cache
 def codec_of(name: str) -> Codec:
     torch.manual_seed(0)
@@ -218,8 +234,9 @@ def codec_of(name: str) -> Codec:
     return load_published(folder)
 
 
-NAMES = [*OURS, *PUBLISHED]
+NAMES = [*OURS, *PUBLISHED, pytest.param("VQModel", marks=needs_diffusers)]
 STREAMS = ["video", "audio"]
+CAUSAL = [*STREAMS, "mimi"]
 
 
 def media_for(codec: Codec, count: int = 2, steps: int = 4, short: int = 0) -> torch.Tensor:
@@ -357,7 +374,7 @@ def test_chunked_is_whole(name: str, short: int) -> None:
         torch.testing.assert_close(torch.cat(heard, 2), media_whole, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("name", CAUSAL)
 def test_what_comes_later_changes_nothing_before(name: str) -> None:
     codec = codec_of(name)
     spec, media = codec.spec, media_for(codec, 1, 5)
@@ -400,17 +417,34 @@ def test_an_image_is_a_film_of_one_frame() -> None:
     )
 
 
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("name", NAMES)
 def test_media_that_cannot_be_encoded_are_refused(name: str) -> None:
     codec = codec_of(name)
     media = media_for(codec, 1, 2)
-    with pytest.raises(ValueError, match="without a single"):
-        codec.encode(media[:, :, :0])
+    if codec.spec.medium != "image":
+        with pytest.raises(ValueError, match="without a single"):
+            codec.encode(media[:, :, :0])
     media[0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="not numbers"):
         codec.encode(media)
     with pytest.raises(ValueError, match="shape"):
         codec.encode(torch.zeros(1, 8, *media.shape[2:]))
+
+
+@pytest.mark.parametrize("name", ["conv", "vq", "seed", "video", "audio"])
+def test_what_is_decoded_is_what_was_quantized(name: str) -> None:
+    """From codes as from the vectors that they were made of."""
+    codec: Any = codec_of(name)
+    media = media_for(codec)
+    codes = codec.encode(media)
+    with torch.no_grad():
+        if isinstance(codec, SeedTokenizer):
+            quantized, _, _ = codec.quantizer(codec.embeddings(media))
+            rebuilt = codec.reverse(quantized, torch.full((2,), codec.config.queries))
+            torch.testing.assert_close(codec.condition(codes), rebuilt, atol=1e-5, rtol=1e-5)
+            return
+        rebuilt, _, _ = codec(media)
+    torch.testing.assert_close(codec.decode(codes), rebuilt.clamp(-1, 1), atol=1e-5, rtol=1e-4)
 
 
 def test_one_sample_and_silence_are_sound() -> None:
@@ -460,6 +494,22 @@ def test_gradients_reach_the_encoder_and_never_the_teacher() -> None:
     ).backward()
     assert codec.qformer.queries.grad is not None and codec.qformer.queries.grad.abs().sum() > 0
     assert all(p.grad is None for p in codec.teacher.parameters())
+
+
+@pytest.mark.parametrize("name", ["conv", "vq", "video", "audio"])
+def test_gradients_pass_the_codes(name: str) -> None:
+    """What comes back teaches every weight of the encoder, through the quantizer."""
+    codec: Any = OURS[name]().train()
+    for part in codec.modules():
+        if isinstance(part, torch.nn.Linear) and not part.weight.any():
+            torch.nn.init.normal_(part.weight, std=0.02)  # some paths start silent
+    rebuilt, _, _ = codec(media_for(codec))
+    rebuilt.square().mean().backward()
+    reached = {key for key, value in codec.named_parameters() if value.grad is not None}
+    silent = {key for key, _ in codec.named_parameters()} - reached
+    assert all("decoder" in key or "quantizer" in key for key in silent), silent
+    first = next(value for value in codec.parameters() if value.requires_grad and value.ndim > 1)
+    assert first.grad is not None and first.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2"])

@@ -239,6 +239,21 @@ def test_a_variable_rate_keeps_its_pace(tmp_path: Path) -> None:
     np.testing.assert_allclose(levels, [0] * 5 + [80] + [160] * 4 + [240], atol=6)
 
 
+def test_a_frame_that_stands_for_years_is_too_long(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "v.mkv"), "w") as file:
+        stream = file.add_stream("mjpeg", rate=10)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuvj420p"
+        for time in (0, 2_000_000_000):
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), "rgb24")
+            frame.pts = time
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    with pytest.raises(MediaError, match="longer than"):
+        read_film(tmp_path / "v.mkv", 8, 64)
+    assert len(read_film(tmp_path / "v.mkv", 8, 64, count=9, at=0.0)) == 9
+
+
 SOUND = CodecSpec((4,), (0,), channels=1, medium="audio", rate=RATE, first=640, stride=640)
 MOVIE = CodecSpec((4,), (0,), (64, 64), medium="video", rate=FPS, stride=4)
 

@@ -150,12 +150,15 @@ class Codec(nn.Module, ABC):
         """
 
     def check_pixels(self, pixels: torch.Tensor) -> None:
-        """Raise ValueError for pictures of another shape than the codec's."""
+        """Raise ValueError for pictures of another shape than the codec's, or with what is no
+        number."""
         want = (self.spec.channels, *self.spec.image_size)
         if tuple(pixels.shape[1:]) != want:
             raise ValueError(
                 f"pictures of shape {tuple(pixels.shape[1:])}; this codec takes {want}"
             )
+        if not torch.isfinite(pixels).all():
+            raise ValueError("pictures hold values that are not numbers")
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write config.json and model.safetensors; float weights as `dtype` (see

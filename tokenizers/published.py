@@ -51,7 +51,8 @@ class PublishedCodec(Codec):
         self.model.to(dtype).save_pretrained(folder)
 
     def check_media(self, media: torch.Tensor) -> None:
-        """Raise ValueError for media of another shape than the codec's."""
+        """Raise ValueError for media of another shape than the codec's, without time, or with what
+        is no number."""
         spec = self.spec
         timed = spec.medium != "image"
         want = (spec.channels, *spec.image_size)
@@ -59,6 +60,10 @@ class PublishedCodec(Codec):
         if media.ndim != 2 + timed + len(spec.image_size) or tuple(shape) != want:
             raise ValueError(f"{spec.medium} of shape {tuple(media.shape)}; this codec takes {want}"
                              f"{' beside batch and time' if timed else ''}")  # fmt: skip
+        if timed and not media.shape[2]:
+            raise ValueError(f"{spec.medium} without a single frame or sample")
+        if not torch.isfinite(media).all():
+            raise ValueError(f"{spec.medium} holds values that are not numbers")
 
     def whole(self, media: torch.Tensor) -> torch.Tensor:
         """Media (B, C, T, ...) made whole steps: silence or the last frame again."""

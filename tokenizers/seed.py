@@ -40,6 +40,7 @@ class SeedConfig:
         levels: numbers that each of a code's few numbers can be; a code is one choice of them all.
         teacher, flow: of the frozen encoder and of the picture decoder.
         unclip: a StableUnCLIPImg2ImgPipeline directory of diffusers that draws instead.
+        steps, guidance: how pictures are drawn where nothing else is said.
     """
 
     queries: int = 16
@@ -53,6 +54,8 @@ class SeedConfig:
     teacher: dict[str, Any] = field(default_factory=dict)
     flow: dict[str, Any] = field(default_factory=dict)
     unclip: str | None = None
+    steps: int = 12
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -242,7 +245,9 @@ class SeedTokenizer(Codec):
         self.to_features = nn.Linear(config.width, teacher.width)
         self.to_embedding = nn.Linear(config.width, teacher.out)
         self.flow = FlowDecoder(config.flow_config)
-        self.sampling: dict[str, Any] = {"seed": 0, "steps": 12, "guidance": 1.0}
+        self.sampling: dict[str, Any] = {
+            "seed": 0, "steps": config.steps, "guidance": config.guidance
+        }  # fmt: skip
         self.unclip = UnclipDecoder(config.unclip) if config.unclip else None
 
     def _shipped(self) -> dict[str, torch.Tensor]:

@@ -136,7 +136,6 @@ class PublishedTower(nn.Module):
         self.mean: torch.Tensor
         self.std: torch.Tensor
 
-    @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if tuple(pixels.shape[2:]) != self.size:
             pixels = F.interpolate(pixels, self.size, mode="bicubic", antialias=True)

@@ -72,28 +72,39 @@ class Conversations:
         return encoded
 
     def _some(self, samples: list[Sample], rng: random.Random) -> list[Encoded]:
-        scenes = [p for s in samples for t in s.turns for p in t.parts if isinstance(p, Scene)]
-        codes, rebuilt = self._encode(scenes)
+        shown = [(p, self._rereads(s, t.role)) for s in samples for t in s.turns for p in t.parts
+                 if isinstance(p, Scene)]  # fmt: skip
+        scenes = [scene for scene, _ in shown]
+        codes, rebuilt = self._encode(scenes, [k for k, (_, again) in enumerate(shown) if again])
         encoded, index = [], 0
         for one in samples:
             encoded.append(self._one(one, codes, rebuilt, scenes, index, rng))
             index += sum(isinstance(p, Scene) for t in one.turns for p in t.parts)
         return encoded
 
+    def _rereads(self, sample: Sample, role: str) -> bool:
+        """Whether what a role shows is read back as it was drawn; after a "render" nothing follows
+        that could use it."""
+        return role == "assistant" and sample.task != "render" and self.layout.reread
+
     @torch.no_grad()
-    def _encode(self, scenes: list[Scene]) -> tuple[list[tuple[int, ...]], torch.Tensor]:
-        """Codes of every scene, and the pictures that come back from them."""
+    def _encode(
+        self, scenes: list[Scene], again: list[int]
+    ) -> tuple[list[tuple[int, ...]], dict[int, torch.Tensor]]:
+        """Codes of every scene, and the pictures that come back of those that are read `again`: a
+        flow decoder takes longer for one than all else."""
         if not scenes:
-            return [], torch.empty(0)
+            return [], {}
         pixels = to_tensor(np.stack([render(scene) for scene in scenes])).to(self.device)
         codes = self.codec.encode(pixels)
-        return [tuple(row) for row in codes.tolist()], self.codec.decode(codes)
+        rebuilt = self.codec.decode(codes[again]) if again else codes[:0]
+        return [tuple(row) for row in codes.tolist()], dict(zip(again, rebuilt, strict=True))
 
     def _one(
         self,
         sample: Sample,
         codes: list[tuple[int, ...]],
-        rebuilt: torch.Tensor,
+        rebuilt: dict[int, torch.Tensor],
         scenes: list[Scene],
         index: int,
         rng: random.Random,
@@ -109,8 +120,7 @@ class Conversations:
                     parts.append(Text(tuple(self.text.ids(part))))
                     continue
                 if turn.role == "assistant":  # drawn: read back as it will look
-                    # after a "render" nothing follows that could use it
-                    reread = sample.task != "render" and self.layout.reread
+                    reread = self._rereads(sample, turn.role)
                     parts.append(Picture(codes[index], view=reread))
                     if reread:
                         views.append(rebuilt[index])

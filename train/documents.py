@@ -138,7 +138,9 @@ class Captions(Reader):
         caption = Part("text", sample.need(column, str).strip())
         if not caption.text:
             raise DataError(f"column {column!r} is empty; a caption is needed")
-        files = self._files(sample)
+        files = files_in(sample)
+        if not files:
+            sample.need("image")
         out = []
         for task in self.tasks:
             if task == "draw":
@@ -149,15 +151,15 @@ class Captions(Reader):
             out.append(record(sample, messages, part=task if len(self.tasks) > 1 else ""))
         return out
 
-    def _files(self, sample: Sample) -> list[Part]:
-        known = [part for parts in files_of(sample).values() for part in parts]
-        for kind in MEDIA:
-            for column in COLUMNS[kind] if not known else ():
-                if sample.get(column) is not None:
-                    known.append(file_part(sample, kind, sample.get(column), column))
-        if not known:
-            sample.need("image")
-        return known
+
+def files_in(sample: Sample) -> list[Part]:
+    """The files in a row's own columns, whatever else is in it; none where they are in messages."""
+    known = [part for parts in files_of(sample).values() for part in parts]
+    for kind in MEDIA:
+        for column in COLUMNS[kind] if not known else ():
+            if sample.get(column) is not None:
+                known.append(file_part(sample, kind, sample.get(column), column))
+    return known
 
 
 @register

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from unified.media.pixels import resized
 from unified.spectrum import magnitudes, to_log_mel
+from unified.tokenizers.kinds import load_codec
+from unified.tokenizers.seed import SeedTokenizer
+from unified.tokenizers.teacher import ImageTower, PublishedTower, TeacherConfig
 
 # window -> mel bands; hops are a quarter of the window (DAC, https://arxiv.org/abs/2306.06546)
 RESOLUTIONS = {2048: 128, 512: 48, 128: 12}
@@ -39,6 +46,51 @@ def pyramid_loss(rebuilt: torch.Tensor, pixels: torch.Tensor, levels: int = 3) -
         total = total + 2**-level * F.l1_loss(detail[0], detail[1])
         rebuilt, pixels = smaller
     return total
+
+
+class FeatureLoss:
+    """1 - cosine of the features that a frozen encoder finds at each place of two pictures, 0 to 2.
+
+    Args:
+        folder: of a SEED tokenizer, whose teacher it is, or of a vision encoder of transformers
+            (CLIP, SigLIP, DINOv2).
+
+    Raises:
+        ValueError: there is no such encoder.
+    """
+
+    def __init__(self, folder: Path, device: str):
+        self.encoder = _encoder(folder).to(device).eval().requires_grad_(False)
+        side = self.encoder.config.image_size
+        self.size = (side, side)
+
+    def __call__(self, rebuilt: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """Of pictures (B, C, H, W); gradients reach the rebuilt ones alone."""
+        one, _ = self.encoder(resized(rebuilt, self.size))
+        with torch.no_grad():
+            two, _ = self.encoder(resized(pixels, self.size))
+        return 1 - F.cosine_similarity(one, two, dim=-1).mean()
+
+
+def _encoder(folder: Path) -> ImageTower | PublishedTower:
+    try:
+        found = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        raise ValueError(f"tokenizer.encoder: {folder} has no config.json; name a seed tokenizer or"
+                         " a vision encoder of transformers") from None  # fmt: skip
+    if found.get("kind") == "seed":
+        codec = load_codec(folder)
+        assert isinstance(codec, SeedTokenizer)
+        return codec.teacher
+    seen = found.get("vision_config", found)
+    if "patch_size" not in seen or "hidden_size" not in seen:
+        raise ValueError(f"tokenizer.encoder: {folder} is no vision encoder with patches, and no"
+                         " seed tokenizer")  # fmt: skip
+    patch, width, side = seen["patch_size"], seen["hidden_size"], seen.get("image_size", 224)
+    side = side // patch * patch
+    return PublishedTower(
+        TeacherConfig(image_size=side, patch=patch, width=width, out=width, folder=str(folder))
+    )
 
 
 class Critic(nn.Module):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +31,7 @@ from unified.train.corpora import (
     without_path,
 )
 from unified.train.distributed import own_device, team
+from unified.train.media import captions
 from unified.train.model import ModelConfig, StageConfig
 from unified.train.pretrained import settings_of, siglip_sizes, source_of
 from unified.train.settings import checked, merge, pair, put, read_yaml
@@ -151,7 +154,8 @@ def read(name: str, overrides: list[str] | None = None) -> Recipe:
         merge(values, _apart(scales[scale]))
     for key, value in pairs:
         if key != "scale":
-            source = key.startswith("data.") and key.count(".") == 1 and isinstance(value, str)
+            named = (key.startswith("data.") and key.count(".") == 1) or key == "tokenizer.data"
+            source = named and isinstance(value, str)
             put(values, f"{key}.path" if source else key, value)
     return checked(Recipe, values)
 
@@ -293,8 +297,14 @@ def _text(plan: Recipe, folder: Path) -> None:
     from unified.toybox.samples import corpus
 
     assert plan.text is not None
-    if not (folder / PIECES).is_file():
-        train(corpus(plan.seed, plan.text.lines), folder / PIECES, plan.text.size)
+    if (folder / PIECES).is_file():
+        return
+    lines: Iterable[str] = corpus(plan.seed, plan.text.lines)
+    own = plan.tokenizer.data if plan.tokenizer is not None else None
+    if own is not None and plan.tokenizer is not None and plan.tokenizer.kind == "seed":
+        # few captions would not do for so many pieces: the toybox's words fill up
+        lines = islice(chain(captions(own, plan.text.lines), lines), plan.text.lines)
+    train(lines, folder / PIECES, plan.text.size)
 
 
 def _tokenizer(plan: Recipe, folder: Path, device: str, progress: bool) -> None:

@@ -11,41 +11,63 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unified.media.pixels import to_tensor
+from unified.media.pixels import resized, to_tensor
 from unified.tokenizers.quantizers import perplexity
 from unified.tokenizers.seed import SeedTokenizer
-from unified.tokenizers.teacher import Teacher
+from unified.tokenizers.teacher import Teacher, TeacherConfig
 from unified.tokenizers.text import TextTokenizer
 from unified.toybox.samples import sample
 from unified.toybox.scene import Scene, render
+from unified.train.media import Media
 
 STAGES = ("teacher", "causal", "codes", "flow")
 
 
 class _Pairs:
-    """Batches of pictures and the ids of their descriptions, (B, 3, H, W) and (B, L)."""
+    """Batches of pictures and the ids of their descriptions, (B, 3, H, W) and (B, L): of the
+    toybox, or one's own with their captions."""
 
-    def __init__(self, text: TextTokenizer, size: int, length: int, seed: int, device: str):
-        self.text, self.size, self.length = text, size, length
-        self.seed, self.device = seed, device
+    def __init__(
+        self, text: TextTokenizer, config: TeacherConfig, size: int, seed: int, device: str,
+        media: Media | None,
+    ):  # fmt: skip
+        self.text, self.size, self.length = text, size, config.text_length
+        self.side, self.seed, self.device = config.image_size, seed, device
+        self.media = media
 
     def batch(self, step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        pictures, ids = [], torch.full((self.size, self.length), -1)
-        for k in range(self.size):
-            task = ("describe", "caption")[k % 2]  # every fact; or things and counts at times
-            asked, told, *_ = sample(task, self.seed, step * self.size + k).turns
-            pictures.append(render(next(p for p in asked.parts if isinstance(p, Scene))))
-            words = torch.tensor(self.text.ids(told.text)[: self.length])
-            ids[k, : len(words)] = words
-        pixels = to_tensor(np.stack(pictures))
+        first = step * self.size
+        if self.media is not None:
+            pixels, told = self.media.pairs(first, self.size)
+        else:
+            pixels, told = _scenes(self.seed, first, self.size)
+            pixels = resized(pixels, (self.side, self.side))
+        ids = torch.full((self.size, self.length), -1)
+        for row, words in zip(ids, told, strict=True):
+            pieces = torch.tensor(self.text.ids(words)[: self.length])
+            row[: len(pieces)] = pieces
         return [(pixels.to(self.device), ids.to(self.device))]
+
+
+def _scenes(seed: int, first: int, count: int) -> tuple[torch.Tensor, list[str]]:
+    """Toybox pictures and what is said of them."""
+    pictures, told = [], []
+    for k in range(count):
+        task = ("describe", "caption")[k % 2]  # every fact; or things and counts at times
+        asked, reply, *_ = sample(task, seed, first + k).turns
+        pictures.append(render(next(p for p in asked.parts if isinstance(p, Scene))))
+        told.append(reply.text)
+    return to_tensor(np.stack(pictures)), told
 
 
 class TeacherStage(_Pairs):
     """Sigmoid loss between pictures and their words."""
 
-    def __init__(self, model: Teacher, text: TextTokenizer, size: int, seed: int, device: str):
-        super().__init__(text, size, model.config.text_length, seed, device)
+    def __init__(
+        self, model: Teacher, text: TextTokenizer, size: int, seed: int, device: str,
+        media: Media | None = None,
+    ):  # fmt: skip
+        super().__init__(text, model.config, size, seed, device, media)
         self.model = model
 
     def loss(
@@ -75,9 +97,9 @@ class SeedStage(_Pairs):
 
     def __init__(
         self, name: str, codec: SeedTokenizer, teacher: Teacher, text: TextTokenizer, size: int,
-        seed: int, device: str,
+        seed: int, device: str, media: Media | None = None,
     ):  # fmt: skip
-        super().__init__(text, size, teacher.config.text_length, seed, device)
+        super().__init__(text, teacher.config, size, seed, device, media)
         self.name, self.codec, self.teacher = name, codec, teacher.eval().requires_grad_(False)
         codec.requires_grad_(False)
         parts: dict[str, tuple[nn.Module, ...]] = {

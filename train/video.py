@@ -1,4 +1,4 @@
-"""Train the film tokenizer on endless films of the toybox, pictures among them."""
+"""Train the film tokenizer on endless films of the toybox, or on films of one's own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from unified.media.pixels import to_tensor
+from unified.media.pixels import resized, to_tensor
 from unified.tokenizers.quantizers import perplexity
 from unified.tokenizers.video import VideoTokenizer
 from unified.toybox.film import render_film, sample_film
+from unified.train.media import Media
 
 
 def films(
@@ -32,6 +33,7 @@ def films(
     return to_tensor(np.concatenate(made)).unflatten(0, (count, frames)).transpose(1, 2)
 
 
+FRAMES = 9  # of a film in training
 CROWD = 6  # one film shows so little that most of a batch would be bare ground
 
 
@@ -41,13 +43,19 @@ class VideoStage:
     The squared one counts most: it asks for the things, the absolute one for the bare ground.
     """
 
-    def __init__(self, model: VideoTokenizer, size: int, seed: int, device: str, frames: int = 9):
+    def __init__(
+        self, model: VideoTokenizer, size: int, seed: int, device: str, frames: int = FRAMES,
+        media: Media | None = None,
+    ):  # fmt: skip
         self.model, self.size, self.seed, self.device = model, size, seed, device
-        self.frames = frames
+        self.frames, self.media = frames, media
 
     def batch(self, step: int) -> list[torch.Tensor]:
-        film = films(self.seed, step * self.size, self.size, frames=self.frames, crowd=CROWD)
-        return [film.to(self.device)]
+        first, size, side = step * self.size, self.size, self.model.config.image_size
+        if self.media is not None:
+            return [self.media.batch(first, size).to(self.device)]
+        film = films(self.seed, first, size, frames=self.frames, crowd=CROWD)
+        return [resized(film, (side, side)).to(self.device)]
 
     def loss(self, part: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         rebuilt, codes, commitment = self.model(part)

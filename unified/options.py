@@ -64,8 +64,8 @@ Tokenizer = Annotated[
     typer.Option(
         "--model",
         metavar="DIR",
-        help="A shipped tokenizer (toybox, audio), or a directory that has one; by default the "
-        "shipped one of the medium.",
+        help="A shipped tokenizer (toybox, audio), or a directory of one, a model or a run; by"
+        " default the shipped one of the medium.",
     ),
 ]
 Device = Annotated[

@@ -7,6 +7,7 @@ pace.
 from __future__ import annotations
 
 from fractions import Fraction
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,50 +22,103 @@ LONGEST = 1024  # frames that are read
 PIXELS = 40_000_000  # of one frame
 
 
-def read_film(path: str | Path, rate: float, side: int, longest: int = LONGEST) -> np.ndarray:
+def read_film(
+    path: str | Path | bytes,
+    rate: float,
+    side: int,
+    longest: int = LONGEST,
+    *,
+    count: int | None = None,
+    at: float = 0.0,
+) -> np.ndarray:
     """The film's frames at `rate` a second, each padded to a square and resized, uint8
     (frames, side, side, 3).
+
+    Args:
+        path: a file, or the bytes of one.
+        longest: frames from which on a film is refused.
+        count: read no more than so many frames, of a film of any length.
+        at: with `count`, where they begin: 0 at the start, 1 as late as they can.
 
     Raises:
         MediaError: no such file, no pictures in it, too long, too large, or not readable.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MediaError(f"{named(path)}: no such file")
+    name, opened = source(path)
     frames: list[np.ndarray] = []
-    last: np.ndarray | None = None
+    last: av.VideoFrame | None = None
+    shown: np.ndarray | None = None  # what it looks like, where that was asked for
+    most = longest if count is None else count
     end = 0.0  # of the last frame, in seconds
     try:
-        with av.open(str(path)) as file:
+        with av.open(opened) as file:
             if not file.streams.video:
-                raise MediaError(f"{named(path)} has no pictures in it; as sound it may be read")
+                raise MediaError(f"{name} has no pictures in it; as sound it may be read")
             stream = file.streams.video[0]
             if stream.width * stream.height > PIXELS:
-                raise MediaError(f"{named(path)}: {stream.width}x{stream.height} is too large")
-            start: float | None = None
+                raise MediaError(f"{name}: {stream.width}x{stream.height} is too large")
+            start = None if count is None else begin(file, stream, count / rate, at)
             for number, frame in enumerate(file.decode(stream)):
-                time = frame.time if frame.time is not None else number / rate
+                time = frame.time if frame.time is not None else (start or 0.0) + number / rate
                 start = time if start is None else start
-                picture = _square(frame.to_image(), side)
                 # what is shown until now fills the moments before it
                 while last is not None and len(frames) / rate < time - start - 1e-6:
-                    frames.append(last)
+                    if len(frames) > most:  # a moment that lasts for years
+                        break
+                    shown = _square(last.to_image(), side) if shown is None else shown
+                    frames.append(shown)
+                last, shown = frame, None
+                if time < start - 1e-6:  # from the key frame on to what is read
+                    continue
                 if not frames or len(frames) / rate <= time - start + 1e-6:
-                    frames.append(picture)
-                last = picture
+                    shown = _square(frame.to_image(), side)
+                    frames.append(shown)
                 length = float((frame.duration or 0) * (frame.time_base or 0))
                 end = time - start + length
-                if len(frames) > longest:
-                    raise MediaError(
-                        f"{named(path)} is longer than {longest} frames at {rate:g} a second"
-                    )
+                if count is None and len(frames) > longest:
+                    raise MediaError(f"{name} is longer than {longest} frames at {rate:g} a second")
+                if len(frames) >= most and count is not None:
+                    break
     except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise MediaError(f"{named(path)} is not readable as a film: {error}") from None
+        raise MediaError(f"{name} is not readable as a film ({reason(error)})") from None
     if last is None:
-        raise MediaError(f"{named(path)} holds not one frame")
-    while len(frames) / rate < end - 1e-2 and len(frames) < longest:  # a last frame that stands
-        frames.append(last)
-    return np.stack(frames)
+        raise MediaError(f"{name} holds not one frame")
+    shown = _square(last.to_image(), side) if shown is None else shown
+    frames = frames or [shown]
+    while len(frames) / rate < end - 1e-2 and len(frames) < most:  # a last frame that stands
+        frames.append(shown)
+    return np.stack(frames[: most if count is not None else None])
+
+
+def source(path: str | Path | bytes) -> tuple[str, Any]:
+    """How errors call a file, and what PyAV opens.
+
+    Raises:
+        MediaError: no such file.
+    """
+    if isinstance(path, bytes):
+        return f"{len(path)} bytes", BytesIO(path)
+    if not Path(path).is_file():
+        raise MediaError(f"{named(path)}: no such file")
+    return named(path), str(path)
+
+
+def reason(error: Exception) -> str:
+    """What FFmpeg says, without its numbers."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def begin(file: Any, stream: Any, seconds: float, at: float) -> float:
+    """Go to the place `at` (0 to 1) of those where so many seconds can begin; its time, which the
+    frame that comes next may lie before."""
+    origin = float((stream.start_time or 0) * stream.time_base)
+    if stream.duration is not None:
+        whole = float(stream.duration * stream.time_base)
+    else:
+        whole = (file.duration or 0) / av.time_base
+    skipped = at * max(0.0, whole - seconds)
+    if skipped:
+        file.seek(int((origin + skipped) / stream.time_base), stream=stream)
+    return origin + skipped
 
 
 def _square(image: Image.Image, side: int) -> np.ndarray:

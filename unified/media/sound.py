@@ -11,6 +11,7 @@ import av
 import numpy as np
 import soundfile
 
+from unified.media.film import begin, reason, source
 from unified.media.picture import MediaError, named
 
 LONGEST = 600.0  # seconds that are read
@@ -27,42 +28,59 @@ def resample(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     return np.concatenate([part.to_ndarray().reshape(-1) for part in parts])
 
 
-def read_sound(path: str | Path, rate: int, longest: float = LONGEST) -> np.ndarray:
+def read_sound(
+    path: str | Path | bytes,
+    rate: int,
+    longest: float = LONGEST,
+    *,
+    count: int | None = None,
+    at: float = 0.0,
+) -> np.ndarray:
     """The first soundtrack of a file as mono float32 (samples,) in [-1, 1].
 
     Any rate is resampled and any number of channels mixed to one.
 
+    Args:
+        path: a file, or the bytes of one.
+        longest: seconds from which on sound is refused.
+        count: read no more than so many samples, of sound of any length.
+        at: with `count`, where they begin: 0 at the start, 1 as late as they can.
+
     Raises:
         MediaError: no such file, no soundtrack, nothing in it, too long, or not readable.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MediaError(f"{named(path)}: no such file")
+    name, opened = source(path)
     try:
-        with av.open(str(path)) as file:
+        with av.open(opened) as file:
             if not file.streams.audio:
-                raise MediaError(f"{named(path)} has no sound in it")
+                raise MediaError(f"{name} has no sound in it")
+            stream = file.streams.audio[0]
+            start = None if count is None else begin(file, stream, count / rate, at)
             resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
             parts: list[np.ndarray] = []
-            read = given = 0
-            for frame in file.decode(file.streams.audio[0]):
+            read = given = early = 0  # samples; early: those before what is asked for
+            for frame in file.decode(stream):
+                if not given and start is not None and frame.time is not None:
+                    early = max(0, round((start - frame.time) * rate))
                 given += frame.samples
                 for part in resampler.resample(frame):
                     parts.append(part.to_ndarray().reshape(-1))
                     read += len(parts[-1])
-                if read > longest * rate:
-                    raise MediaError(
-                        f"{named(path)} is longer than the limit of {longest:g} seconds"
-                    )
+                if count is not None and read >= early + count:
+                    break
+                if count is None and read > longest * rate:
+                    raise MediaError(f"{name} is longer than the limit of {longest:g} seconds")
             parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
     except (av.FFmpegError, UnicodeDecodeError) as error:
-        raise MediaError(f"{named(path)} is not readable as sound: {error}") from None
+        raise MediaError(f"{name} is not readable as sound ({reason(error)})") from None
     wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if count is not None:
+        wave = wave[min(early, max(0, len(wave) - 1)) :][:count]
     if not len(wave):
         short = f"is shorter than one sample at {rate} Hz" if given else "holds no samples"
-        raise MediaError(f"{named(path)} {short}")
+        raise MediaError(f"{name} {short}")
     if not np.isfinite(wave).all():
-        raise MediaError(f"{named(path)} holds samples that are not numbers")
+        raise MediaError(f"{name} holds samples that are not numbers")
     return wave
 
 

@@ -24,13 +24,17 @@ def read_media(path: Path, spec: CodecSpec) -> torch.Tensor:
     if spec.medium == "audio":
         wave = sound.read_sound(path, int(spec.rate))
         return torch.from_numpy(np.repeat(wave[None, None], spec.channels, 1))
-    height, width = spec.image_size
     if spec.medium == "video":
-        frames = film.read_film(path, spec.rate, height)
+        frames = film.read_film(path, spec.rate, spec.image_size[0])
         return to_tensor(frames).transpose(0, 1)[None]
-    image = picture.square(picture.read(path))
-    kind = Image.Resampling.BOX if image.width > width else Image.Resampling.BICUBIC
-    return to_tensor(np.asarray(image.resize((width, height), kind))[None])
+    return to_tensor(fitted(picture.read(path), spec.image_size)[None])
+
+
+def fitted(image: Image.Image, size: tuple[int, ...]) -> np.ndarray:
+    """A picture as a codec sees it: padded to a square, resized to (height, width), uint8."""
+    image = picture.square(image)
+    kind = Image.Resampling.BOX if image.width > size[1] else Image.Resampling.BICUBIC
+    return np.asarray(image.resize((size[1], size[0]), kind))
 
 
 def check_target(path: Path, spec: CodecSpec) -> None:

@@ -20,10 +20,21 @@ from unified.options import (
     RecipeSeed,
     Seed,
     Tokenizer,
+    whole,
 )
 from unified.verbs.common import check_json, print_json, status
 from unified.verbs.train import train
 
+Steps = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, max=1000, help="Steps of the flow decoder (seed)."),
+]
+FlowGuidance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", min=0, max=100, help="How closely to follow the codes (seed); 1 is none."
+    ),
+]
 tokenizer_app = typer.Typer(
     help="Turn pictures, films and sound into codes and back; train and judge what does it.",
     epilog="Example: unified tokenizer encode cat.png",
@@ -39,9 +50,19 @@ def tokenizer_train(
     seed: RecipeSeed = None,
     device: Device = None,
     as_json: AsJson = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Learn from files of your own: a folder of pictures, films or sound, or any data"
+            " that `unified data check` knows.",
+        ),
+    ] = None,
 ) -> int:
     """Train a tokenizer alone: the tokenizer stage of a recipe (pixels, seed, video, or audio and
-    toybox for the shipped ones)."""
+    toybox for the shipped ones); on the toybox, or on files of your own by --data."""
+    if data is not None:
+        overrides = [*(overrides or []), f"tokenizer.data={json.dumps(data)}"]
     return train(recipe, ["tokenizer"], overrides, out, seed, device, as_json)
 
 
@@ -51,7 +72,7 @@ def tokenizer_eval(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="A shipped tokenizer (toybox, audio), or a directory of one or of a model.",
+            help="A shipped tokenizer (toybox, audio), or a directory of one, a model or a run.",
         ),
     ] = None,
     grid: Annotated[
@@ -69,6 +90,24 @@ def tokenizer_eval(
         bool,
         typer.Option(help="Also train probes: how predictable the codes are, what they hold."),
     ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Judge on files of your own, as for train: without what needs the toybox's facts.",
+        ),
+    ] = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Whose features Fréchet distances of pictures are of: a model, a seed tokenizer"
+            " (its teacher), or a vision encoder of transformers.",
+        ),
+    ] = None,
+    steps: Steps = None,
+    guidance: FlowGuidance = None,
+    device: Device = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -77,23 +116,58 @@ def tokenizer_eval(
     saved = [path for path in (grid, prefixes) if path is not None]
     for path in saved:
         picture.check_target(path)
+    if data is not None and probe:
+        raise ValueError("--probe asks for facts that files of your own do not have; leave it or"
+                         " --data out")  # fmt: skip
+    from unified.eval import rebuilt
     from unified.eval import tokenizer as judge
 
-    codec = opened(model)
+    codec = opened(model, device)
+    _drawn_by(codec, steps=steps, guidance=guidance)
+    given = None if data is None else _given(codec, data, limit)
     if prefixes is not None:
-        judge.strip(codec, prefixes, seed=seed)
+        rebuilt.strip(codec, prefixes, seed=seed, given=given)
     with status("Judging the tokenizer"):
-        rows = judge.evaluate_tokenizer(codec, count=limit, seed=seed, probe=probe)
+        rows = judge.evaluate_tokenizer(codec, count=limit, seed=seed, probe=probe,
+                                        features=features, given=given)  # fmt: skip
         if grid is not None:
-            judge.grid(codec, grid, seed=seed)
+            rebuilt.grid(codec, grid, seed=seed, given=given)
     if as_json:
         print_json(rows)
         return
     for row in rows:
         spread = f" ± {row['stderr']:.2g}" if row["stderr"] else ""
-        print(f"{row['metric']:18}{row['value']:.4g}{spread}  (n = {row['n']})")
+        print(f"{row['metric']:26}{row['value']:.4g}{spread}  (n = {row['n']})")
     for path in saved:
         print(named(path))
+
+
+def _drawn_by(codec: Any, **settings: float | None) -> None:
+    """Set how a flow decoder draws, where something is said of it.
+
+    Raises:
+        ValueError: another codec, which has nothing to set.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    sampling = getattr(codec, "sampling", None)
+    if given and sampling is None:
+        names = ", ".join(f"--{name}" for name in given)
+        raise ValueError(f"{names}: a tokenizer of kind {codec.kind!r} draws in one way alone; only"
+                         " seed takes these")  # fmt: skip
+    if sampling is not None:
+        sampling.update(given)
+
+
+def _given(codec: Any, data: str, limit: int) -> Any:
+    """Files of one's own as a codec takes them, at most `limit`: of films 9 frames and of sound 2
+    seconds from the middle of each."""
+    from unified.eval.tokenizer import FRAMES, SECONDS
+    from unified.train.media import Media, MediaConfig
+
+    length = FRAMES if codec.spec.medium == "video" else int(SECONDS * codec.spec.rate)
+    config = MediaConfig(path=data, held_out=1.0)
+    with status("Reading the data"):
+        return Media(config, codec.spec, length=length).held_out(limit)
 
 
 @tokenizer_app.command("encode", epilog="Example: unified tokenizer encode cat.png -o cat.json")
@@ -133,11 +207,20 @@ def tokenizer_decode(
         typer.Option("--out", "-o", metavar="FILE", help="Where the picture, film or sound goes."),
     ],
     model: Tokenizer = None,
+    steps: Steps = None,
+    guidance: FlowGuidance = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", metavar="N", callback=whole, help="Noise that it starts from (seed)."
+        ),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Turn codes back into a picture, a film or sound."""
     codes, time, medium = read_codes(file)
     codec = opened(model, device, medium)
+    _drawn_by(codec, steps=steps, guidance=guidance, seed=seed)
     import torch
 
     from unified.media.tensors import check_target, write_media
@@ -201,8 +284,8 @@ def _load_codec(model: str | None, medium: str) -> Any:
             folder = shipped / model
     if (folder / checkpoint.MANIFEST).is_file():
         checkpoint.verify(folder)
-    if (folder / handle.CODEC).is_dir():
-        folder = folder / handle.CODEC
+    inside = (handle.CODEC, "tokenizer/model")  # of a model, of a run
+    folder = next((folder / name for name in inside if (folder / name).is_dir()), folder)
     if not (folder / "config.json").is_file():
         names = ", ".join(sorted(path.name for path in shipped.iterdir() if path.is_dir()))
         what = f"{named(folder)}: no tokenizer there" if model else f"none is shipped for {medium}"
