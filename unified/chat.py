@@ -242,7 +242,7 @@ class Chat:
                 continue
 
     def _reply(self, prompt: str, reply: transcript.Message) -> None:
-        from unified import handle as events
+        from unified import events
 
         content = reply["content"]
         stream = self.model.stream(self._for_model(), seed=self.seed, **self.sampling)

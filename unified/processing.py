@@ -338,8 +338,12 @@ def read_message(message: dict[str, Any], place: int = 0) -> tuple[str, list[str
     """Role and parts of one message.
 
     Raises:
-        ValueError: unknown role, part type or value.
+        ValueError: no message at all; unknown role, part type or value.
     """
+    if not isinstance(message, dict):
+        raise ValueError(
+            f'message {place} is {str(message)[:80]!r}; use {{"role": "user", "content": …}}'
+        )
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant"):
         raise ValueError(f"message {place}: role is {role!r}; one of user, assistant")
