@@ -326,6 +326,7 @@ class Unified:
 
     @property
     def layout(self) -> Any:
+        """The layout of this model's ids (`unified.sequence`)."""
         return self.model.config.layout
 
     def settings(self, **sampling: Any) -> Sampling:

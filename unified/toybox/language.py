@@ -56,6 +56,7 @@ def noun(name: str, count: int = 1) -> str:
 
 
 def label(name: str, colour: str | None = None, count: int = 1) -> str:
+    """ "red circle", "red circles"."""
     return f"{colour} {noun(name, count)}" if colour else noun(name, count)
 
 
@@ -131,6 +132,7 @@ class Group:
 
     @property
     def label(self) -> str:
+        """Name and colour, "red circle"."""
         return f"{self.colour} {self.name}" if self.colour else self.name
 
 
@@ -143,6 +145,7 @@ class Request:
     background: str | None = None
 
     def facts(self) -> dict[str, Any]:
+        """What a picture must show, as JSON, as the judge takes it."""
         things = [asdict(group) for group in self.groups]
         for thing in things:
             del thing["open"]
@@ -171,6 +174,7 @@ class Request:
 
 
 def groups_of(scene: Scene) -> dict[str, list[Thing]]:
+    """Things by label, in reading order."""
     groups: dict[str, list[Thing]] = {}
     for thing in scene.things:
         groups.setdefault(thing.label, []).append(thing)
@@ -240,6 +244,7 @@ def canonical(request: Request) -> str:
 
 
 def here(request: Request) -> str:
+    """The sentence that says what was understood, before the picture."""
     first = request.groups[request.relation[0] if request.relation else 0]
     return f"Here {'is' if first.count == 1 else 'are'} {canonical(request)}."
 
@@ -261,16 +266,19 @@ _NICE = (
 
 
 def say_noun(name: str, count: int, rng: random.Random) -> str:
+    """A user's word for one or several, a synonym now and then."""
     forms = FORMS[name]
     form = forms[0] if rng.random() < 0.6 else rng.choice(forms)
     return form[count != 1]
 
 
 def say_colour(colour: str, rng: random.Random) -> str:
+    """A user's word for a colour."""
     return rng.choice(COLOUR_WORDS.get(colour, (colour,)))
 
 
 def say_place(place: str, rng: random.Random) -> str:
+    """A user's words for a place."""
     if place in PLACE_WORDS:
         return rng.choice(PLACE_WORDS[place])
     vertical, side = place.split()
@@ -288,14 +296,17 @@ def say_place(place: str, rng: random.Random) -> str:
 
 
 def say_relation(name: str, rng: random.Random) -> str:
+    """A user's words for where one thing is to another."""
     return rng.choice(RELATION_WORDS[name])
 
 
 def say_background(name: str, rng: random.Random) -> str:
+    """A user's words for a background."""
     return rng.choice(BACKGROUND_WORDS[name])
 
 
 def say_count(count: int, rng: random.Random) -> str:
+    """A number as a word, as digits or as a pair."""
     draw = rng.random()
     if count == 2 and draw < 0.15:
         return rng.choice(("a pair of", "a couple of"))
@@ -414,6 +425,7 @@ _FRAMES = (
 
 
 def capital(text: str) -> str:
+    """The first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 

@@ -40,6 +40,7 @@ class Question:
     chance: float
 
     def facts(self, full: bool = False) -> dict[str, Any]:
+        """As JSON; the answer as a whole sentence if `full`."""
         return {
             "skill": self.skill,
             "question": self.text,

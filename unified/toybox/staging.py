@@ -36,10 +36,12 @@ class Turn:
 
     @property
     def scene(self) -> Scene | None:
+        """Its picture, None without one."""
         return next((part for part in self.parts if isinstance(part, Scene)), None)
 
     @property
     def text(self) -> str:
+        """Its texts as one."""
         return " ".join(part for part in self.parts if isinstance(part, str))
 
 
