@@ -487,7 +487,7 @@ def _opened(
     if weights is not None and device is not None:
         packed.check(weights, device)
     place = placed(device)
-    _quiet()
+    quiet()
     if weights is not None:
         packed.check(weights, place)
     read_as = dtype if weights is None else "auto"  # packed from what they were published in
@@ -506,7 +506,7 @@ def _opened(
     )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """transformers' own progress bars and notices do not belong in ours."""
     from transformers.utils import logging
 
