@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unified.eval import benchmark, failures, judge, results
+from unified.eval import benchmark, failures, results, validation
 from unified.eval.blocks import (
     Beside,
     Block,
@@ -455,7 +455,7 @@ def _failures(run: Run, several: bool) -> Iterator[Block]:
 
 
 def _judge(count: int) -> Iterator[Block]:
-    rows = judge.validate(count)
+    rows = validation.validate(count)
     yield Heading("The toybox judge")
     yield Text(f"Tried on {count} scenes whose facts are known: true renders must be accepted,"
                " soft ones as well, and renders of something else rejected.")  # fmt: skip

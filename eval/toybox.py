@@ -277,10 +277,12 @@ def _content(message: Message) -> list[dict[str, Any]]:
 
 
 def text_of(message: Message) -> str:
+    """The texts of a message as one."""
     return " ".join(part["text"] for part in _content(message) if part["type"] == "text")
 
 
 def pictures_of(message: Message) -> list[Image.Image]:
+    """The pictures of a message, in order."""
     return [part["image"] for part in _content(message) if part["type"] == "image"]
 
 

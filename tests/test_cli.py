@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 from unified import cli, handle, options, sampling, screen, transcript
-from unified.chat import COMMANDS, Chat, Lines, split_path
+from unified.chat import COMMANDS, Chat, Lines, run_lines, split_path
 from unified.handle import ContextError, End, ImageDone, ImageProgress, ImageStart, TextDelta
 from unified.media import picture
 from unified.processing import UnifiedImageProcessor
@@ -405,6 +405,17 @@ def test_chats_never_replace_each_other(run: Any) -> None:
     assert len(files(Path("unified-chat"))) == 2
 
 
+def test_a_chat_that_nobody_reads_ends(tmp_path: Path, model: Model) -> None:
+    class Gone(Lines):
+        def text(self, text: str) -> None:
+            raise BrokenPipeError
+
+    chat = Chat(model, Gone(), folder=tmp_path)
+    with pytest.raises(BrokenPipeError):
+        run_lines(chat, ["Hello.", "Still there?"])
+    assert len(model.heard) == 1
+
+
 def test_an_empty_chat_leaves_nothing(run: Any) -> None:
     assert run("chat", stdin="").out == ""
     assert run("chat", stdin="\n/quit\nhello\n").out == ""
@@ -421,6 +432,7 @@ def test_an_empty_chat_leaves_nothing(run: Any) -> None:
         ("/image", "/image needs a path"),
         ("/save", "/save needs a path"),
         ("/save none/x.png", "does not exist"),
+        ("/save x.jpg", "pictures are saved as PNG"),
         ("/save /proc/x/talk.json", "cannot be written"),
         ("/seed many", "/seed takes a whole number, not 'many'"),
         ("/seed -1", "/seed takes a whole number"),

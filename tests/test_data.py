@@ -22,6 +22,7 @@ from unified import cli
 from unified.handle import Unified, load
 from unified.processing import UnifiedImageProcessor
 from unified.sequence import Picture, Text
+from unified.toybox.samples import corpus as said_in_the_toybox
 from unified.toybox.scene import render as rendered
 from unified.toybox.scene import sample_scene
 from unified.train import records as canonical
@@ -92,7 +93,8 @@ def expected_loss(encoder: Encoder, whole: Record) -> list[bool]:
         for part in message.parts:
             own = bool(part.loss)
             if part.type == "text":
-                loss += [own] * len(encoder.processor.tokenizer.ids(part.text))
+                words = encoder.processor.typed(part.text, message.role)
+                loss += [own] * len(encoder.processor.tokenizer.ids(words))
                 continue
             loss += [own] * (layout.image_length + 1) + [False]
             loss += [False] * (layout.view_length + 2)
@@ -115,10 +117,12 @@ def test_any_record_is_encoded_and_parsed_back(encoder: Encoder, messages: Any) 
         for part in message.parts:
             if part.type == "image":
                 joined.append(None)
-            elif joined and joined[-1] is not None:
-                joined[-1] += part.text
-            elif part.text:
-                joined.append(part.text)
+                continue
+            words = encoder.processor.typed(part.text, message.role)
+            if joined and joined[-1] is not None:
+                joined[-1] += words
+            elif words:
+                joined.append(words)
         want.append((message.role, joined))
     read_back = encoder.processor.tokenizer.text
     assert want == [
@@ -165,6 +169,25 @@ def test_it_agrees_with_the_chat(handle: Unified) -> None:
         assert tuple(encoded.ids[: len(prompt.ids)]) == prompt.ids
         assert prompt.views is not None and encoded.views is not None
         assert torch.equal(prompt.views, encoded.views)
+
+
+def test_a_user_s_typography_is_read_as_plain_text(handle: Unified, encoder: Encoder) -> None:
+    """In training as in chat; replies stay as they are."""
+    typed, plain = "\u201cDraw a cat\u2026\u201d", '"Draw a cat..."'
+    encoded = encoder.encode(record(("user", [text(typed)]), ("assistant", [text(typed)])))
+    read = encoder.processor.tokenizer.text
+    turns = encoder.layout.parse(encoded.ids)
+    assert [read(p.ids) for t in turns for p in t.parts if isinstance(p, Text)] == [plain, typed]
+    prompts = [
+        handle.processor.prompt([{"role": "user", "content": words}], handle.encode).ids
+        for words in (typed, plain)
+    ]
+    assert prompts[0] == prompts[1] == tuple(encoded.ids[: len(prompts[0])])
+
+
+def test_what_the_toybox_says_is_plain_already(handle: Unified) -> None:
+    for words in said_in_the_toybox(11, 600):
+        assert handle.processor.typed(words, "user") == words
 
 
 def test_text_that_spells_tokens_stays_text(encoder: Encoder) -> None:

@@ -64,6 +64,20 @@ def test_cached_equals_naive_and_batched_equals_alone(
         assert len(drawn) == len(reply.pictures) and all(p.view for p in drawn)
 
 
+def test_whatever_the_logits_are_a_reply_is_well_formed(tiny: Unified, eager: Engine) -> None:
+    """So hot that chance alone chooses among what the grammar lets stand."""
+    (first, second), drawn = requests(tiny, temperature=100.0, text_temperature=100.0), 0
+    end = tiny.layout.vocabulary.control("end")
+    batch = [replace(one, seed=seed, most=60) for seed in range(6) for one in (first, second)]
+    batch += [replace(first, seed=seed, draw="only", most=60) for seed in range(3)]
+    for request, reply in zip(batch, eager.run(batch), strict=True):
+        over = [] if reply.ids[-1] == end else [end]  # "only" stops at its picture
+        turns = tiny.layout.parse([*request.ids, *reply.ids, *over])
+        drawn += sum(isinstance(part, Picture) for part in turns[-1].parts)
+        assert turns[-1].role == "assistant"
+    assert drawn >= 3
+
+
 def test_a_request_may_forbid_or_demand_a_picture(tiny: Unified, eager: Engine) -> None:
     for request in requests(tiny, text_temperature=1.0):
         assert not eager.run([replace(request, draw="never")])[0].pictures

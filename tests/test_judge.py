@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unified.eval.judge import WRONG, Judged, check, facts_of, judge, soften, validate
+from unified.eval.judge import Judged, check, facts_of, judge
+from unified.eval.validation import WRONG, soften, validate
 from unified.toybox.scene import BACKGROUNDS, Scene, Thing, background, render, sample_scene
 
 

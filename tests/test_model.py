@@ -215,6 +215,8 @@ def test_a_shifted_picture_keeps_its_size() -> None:
     ("messages", "words"),
     [
         ([], "no message"),
+        ("hello", "message 0 is 'h'; use"),
+        (["hello"], "message 0 is 'hello'; use"),
         ([{"role": "system", "content": "x"}], "role is 'system'"),
         ([{"role": "user", "content": 3}], "int, not text or parts"),
         ([{"role": "user", "content": [{"type": "video"}]}], "message 0: a part is"),

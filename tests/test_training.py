@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils import logging
 
 from unified import checkpoint
 from unified.handle import Unified, load
@@ -37,10 +38,13 @@ def prepared(source: Path, target: Path) -> Path:
 
 
 def test_a_killed_run_resumes_to_the_same_losses_and_weights(
-    tiny_run: Path, tmp_path: Path
+    tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    logging.enable_progress_bar()
+    capfd.readouterr()
     whole = prepared(tiny_run, tmp_path / "whole")
     run("toybox", ["pretrain"], FAST, whole, progress=False)
+    assert "it/s" not in capfd.readouterr().err  # transformers' bars do not belong among ours
     killed = prepared(tiny_run, tmp_path / "killed")
     run("toybox", ["pretrain"], FAST, killed, progress=False)
     # as if killed after step 4 was saved and during the writing of another

@@ -124,11 +124,13 @@ class Codec(nn.Module, ABC):
 
     @property
     def spec(self) -> CodecSpec:
+        """Codebooks, places, rate and medium: what does not change."""
         spec: CodecSpec = self.config.spec
         return spec
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are."""
         return next(iter(self.state_dict().values())).device
 
     @property

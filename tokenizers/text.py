@@ -12,6 +12,7 @@ import io
 import json
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,13 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 SPACE = "\u2581"  # how SentencePiece spells a space inside its pieces
+# what phones and word processors write for plain characters, beside what Unicode itself calls alike
+PLAIN = {
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
+    **dict.fromkeys("\u00ad\u200b\u2060\ufeff", ""),  # they cannot be seen
+}
 
 
 def train(lines: Iterable[str], path: Path, size: int) -> None:
@@ -96,6 +104,18 @@ class TextTokenizer(PreTrainedTokenizer):
                 out += self.pieces.id_to_piece(int(token)).replace(SPACE, " ").encode()
         return out.decode("utf-8", errors="replace")
 
+    def plain(self, text: str) -> str:
+        """A text without the typography that this tokenizer has nothing but bytes for: curly
+        quotes, dashes, an ellipsis, wide letters, spaces that do not break. Where that has plain
+        characters to stand for it, they do; all else is left as it is."""
+        return "".join(c if c.isascii() or c in self._own else _plain(c) for c in text)
+
+    @cached_property
+    def _own(self) -> frozenset[str]:
+        """The characters that have a piece of their own."""
+        spelt = (self.pieces.id_to_piece(i) for i in range(self.vocab_size))
+        return frozenset(piece for piece in spelt if len(piece) == 1)
+
     @property
     def vocab_size(self) -> int:
         return int(self.pieces.get_piece_size())
@@ -123,6 +143,12 @@ class TextTokenizer(PreTrainedTokenizer):
         if target.resolve() != Path(self.vocab_file).resolve():
             shutil.copyfile(self.vocab_file, target)
         return (str(target),)
+
+
+def _plain(character: str) -> str:
+    """The ASCII that a character stands for, itself where it stands for none."""
+    alike = PLAIN.get(character, unicodedata.normalize("NFKC", character))
+    return alike if alike.isascii() else character
 
 
 class PublishedTokenizer(PreTrainedTokenizerFast):

@@ -324,11 +324,13 @@ def _tokenizer(plan: Recipe, folder: Path, device: str, progress: bool) -> None:
 
 def _model(plan: Recipe, name: str, folder: Path, device: str, progress: bool) -> None:
     """A stage of the model, from where the stage before it ended."""
+    from unified.handle import quiet
     from unified.train.ability import text_ids
     from unified.train.model import assemble, build, taken_up
     from unified.train.vision import train_vision
 
     assert plan.model is not None
+    quiet()
     text, codec = _words(plan, folder), _codec(plan, folder).to(device)
     own = [stage for stage in plan.stages if stage not in TOKENIZERS]
     if name == own[0]:

@@ -131,6 +131,8 @@ class Chat:
                 return self.command(line)
             if line or self.attached:
                 self.turn(line)
+        except BrokenPipeError:  # who read our output is gone
+            raise
         except Exception as error:
             if os.environ.get("UNIFIED_DEBUG") == "1":
                 raise
@@ -179,11 +181,15 @@ class Chat:
             self.display.note(f"picture attached: {named(path)}")
 
     def save_as(self, rest: str) -> None:
-        """The last picture as PNG, or the transcript."""
+        """The last picture as PNG, or the transcript.
+
+        Raises:
+            ValueError: no path; no picture yet; the ending of another kind of picture.
+        """
         if not rest:
             raise ValueError("/save needs a path: /save PATH.png, or /save FOLDER")
         path = Path(unquoted(rest)).expanduser()
-        if path.suffix.lower() != ".png":
+        if path.suffix.lower() != ".png" and not PICTURE_END.fullmatch(path.suffix):
             self.display.saved("transcript", transcript.save(self._transcript(), path))
             return
         drawn = [m for m in self.messages if m["role"] == "assistant"]
@@ -242,7 +248,7 @@ class Chat:
                 continue
 
     def _reply(self, prompt: str, reply: transcript.Message) -> None:
-        from unified import handle as events
+        from unified import events
 
         content = reply["content"]
         stream = self.model.stream(self._for_model(), seed=self.seed, **self.sampling)

@@ -28,6 +28,7 @@ class CheckpointError(ValueError):
 
 
 def sha256(path: Path) -> str:
+    """Of a file's bytes, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

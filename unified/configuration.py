@@ -148,6 +148,7 @@ class UnifiedConfig(PreTrainedConfig):
 
     @property
     def vocabulary(self) -> Vocabulary:
+        """The id space of this model."""
         image = self.image_config
         return Vocabulary.of(self.text_size, image.codebook_size, self.control_ids, image.shared)
 

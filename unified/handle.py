@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from unified import attention, checkpoint, families, jacobi, packed
+from unified import attention, checkpoint, events, families, jacobi, packed
+from unified.context import ContextError as ContextError
+from unified.context import fit
 from unified.device import placed
 from unified.engine import Engine, Reply, Request
+from unified.events import End as End
+from unified.events import Event as Event
+from unified.events import ImageDone as ImageDone
+from unified.events import ImageProgress as ImageProgress
+from unified.events import ImageStart as ImageStart
+from unified.events import Notice as Notice
+from unified.events import TextDelta as TextDelta
 from unified.families import own
 from unified.families.own import CODEC as CODEC
 from unified.modeling import UnifiedForConditionalGeneration
@@ -27,52 +36,6 @@ CHAT, DRAWING, ANSWER = 300, 200, 100  # ids of a reply at most, unless a pictur
 
 Message = dict[str, Any]
 Seeds = int | Sequence[int]  # of the first of several requests, the others follow; or of each
-
-
-class ContextError(ValueError):
-    """A conversation that does not fit into the model's context."""
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """Some more text of the reply."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class ImageStart:
-    """The model opened a picture."""
-
-
-@dataclass(frozen=True)
-class ImageProgress:
-    """done of total codes are written."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class ImageDone:
-    image: Image.Image
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something the user should know, in a sentence."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class End:
-    """The reply is whole; reason: "end" or "length"."""
-
-    reason: str
-
-
-Event = TextDelta | ImageStart | ImageProgress | ImageDone | Notice | End
 
 
 class Unified:
@@ -133,7 +96,7 @@ class Unified:
         if notice:
             yield Notice(notice)
         request = replace(self._request(prompt, seed, most, sampling), draw=draw)
-        yield from self._events(self.engine.stream(request))
+        yield from self._read(self.engine.stream(request))
 
     def chat(
         self,
@@ -150,7 +113,7 @@ class Unified:
         for event in self.stream(messages, seed=seed, most=most, draw=draw, **sampling):
             if on_event is not None:
                 on_event(event)
-            add_event(parts, event)
+            events.add_event(parts, event)
         return {"role": "assistant", "content": parts}
 
     def chat_batch(
@@ -196,7 +159,7 @@ class Unified:
             "only", prompt, n, seed, batch_size, on_step, sampling, image, parallel, window
         )
         images = [UnifiedImageProcessor.picture(reply.pictures[0]) for reply in replies]
-        return [_counted(image, reply) for image, reply in zip(images, replies, strict=True)]
+        return [events.counted(image, reply) for image, reply in zip(images, replies, strict=True)]
 
     def draw(
         self,
@@ -363,6 +326,7 @@ class Unified:
 
     @property
     def layout(self) -> Any:
+        """The layout of this model's ids (`unified.sequence`)."""
         return self.model.config.layout
 
     def settings(self, **sampling: Any) -> Sampling:
@@ -404,28 +368,14 @@ class Unified:
     ) -> tuple[Prompt, str]:
         """The prompt of as many of the last messages as leave room for a reply, and the whole of
         its picture if it is to `draw` at once."""
-        if not messages:
-            raise ValueError("no message to reply to")
         policy = user_picture or self.model.config.user_picture
+        context = self.engine.context
         kept = self.layout.drawn_length if draw else 0
-        room = self.engine.context - max(kept, min(most, self.engine.context // 3))
-        for dropped in range(len(messages)):
-            rest = messages[dropped:]
-            if rest[0].get("role") != "user" and dropped:
-                continue
-            prompt = self.processor.prompt(rest, self.encode, policy, draw)
-            if len(prompt.ids) <= room:
-                notice = ""
-                if dropped:
-                    notice = (
-                        f"The conversation is longer than the model's {self.engine.context} tokens;"
-                        " its oldest turns are left out from here on."
-                    )
-                return prompt, notice
-        raise ContextError(
-            f"the message takes {len(prompt.ids)} tokens; this model reads at most {room}"
-            " beside its reply. Shorten it."
-        )
+
+        def prompt(rest: list[Message]) -> Prompt:
+            return self.processor.prompt(rest, self.encode, policy, draw)
+
+        return fit(messages, prompt, context, max(kept, min(most, context // 3)))
 
     def _request(self, prompt: Prompt, seed: int, most: int, sampling: dict[str, Any]) -> Request:
         return Request(prompt.ids, prompt.views, seed, self.settings(**sampling), most=most)
@@ -458,45 +408,12 @@ class Unified:
 
     def _message(self, reply: Reply) -> Message:
         parts: list[dict[str, Any]] = []
-        for event in self._events((token, reply) for token in reply.ids):
-            add_event(parts, event)
+        for event in self._read((token, reply) for token in reply.ids):
+            events.add_event(parts, event)
         return {"role": "assistant", "content": parts}
 
-    def _events(self, written: Iterable[tuple[int, Reply]]) -> Iterator[Event]:
-        """Ids as they are written -> events. Text is given out when its bytes are whole."""
-        vocabulary = self.layout.vocabulary
-        opening, closing = vocabulary.control("image"), vocabulary.control("image_end")
-        pending: list[int] = []
-        codes: list[int] = []
-        drawn, reply = 0, Reply()
-        reading, seen = False, vocabulary.controls.get("view_end")  # what was drawn is read back
-        drawing = False
-        for token, reply in written:
-            if not drawing and vocabulary.kind(token) == "text":
-                pending.append(token)
-                text = self.processor.tokenizer.text(pending)
-                if not text.endswith("\ufffd"):
-                    yield TextDelta(text)
-                    pending = []
-                continue
-            if pending:
-                yield TextDelta(self.processor.tokenizer.text(pending))
-                pending = []
-            if token == opening and not reading:
-                drawing = True
-                yield ImageStart()
-            elif token >= vocabulary.image_start:
-                codes.append(token - vocabulary.image_start)
-                yield ImageProgress(len(codes), self.layout.image_length)
-            elif token == closing and codes:
-                image = _counted(UnifiedImageProcessor.picture(reply.pictures[drawn]), reply)
-                drawn += 1
-                self._remember(image, self.layout.order.read(codes))
-                codes, drawing, reading = [], False, self.layout.reread
-                yield ImageDone(image)
-            elif token == seen:
-                reading = False
-        yield End(reply.reason)
+    def _read(self, written: Iterable[tuple[int, Reply]]) -> Iterator[Event]:
+        return events.read(written, self.layout, self.processor.tokenizer, self._remember)
 
     def save(self, folder: Path, *, half: bool = False) -> None:
         """Write a directory that `load` reads: weights, processor, codec, settings, manifest.
@@ -526,26 +443,8 @@ def _nth(seed: Seeds, k: int) -> int:
     return seed + k if isinstance(seed, int) else seed[k]
 
 
-def _counted(image: Image.Image, reply: Reply) -> Image.Image:
-    """A picture that says how many passes it took, where it was drawn in parallel."""
-    if isinstance(reply, jacobi.Drawn):
-        image.info["passes"] = reply.passes
-    return image
-
-
 def _key(image: Image.Image) -> bytes:
     return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).digest()
-
-
-def add_event(parts: list[dict[str, Any]], event: Event) -> None:
-    """Grow a message's content by an event."""
-    if isinstance(event, TextDelta):
-        if parts and parts[-1]["type"] == "text":
-            parts[-1]["text"] += event.text
-        else:
-            parts.append({"type": "text", "text": event.text})
-    elif isinstance(event, ImageDone):
-        parts.append({"type": "image", "image": event.image})
 
 
 def load(
@@ -588,7 +487,7 @@ def _opened(
     if weights is not None and device is not None:
         packed.check(weights, device)
     place = placed(device)
-    _quiet()
+    quiet()
     if weights is not None:
         packed.check(weights, place)
     read_as = dtype if weights is None else "auto"  # packed from what they were published in
@@ -607,7 +506,7 @@ def _opened(
     )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """transformers' own progress bars and notices do not belong in ours."""
     from transformers.utils import logging
 

@@ -21,6 +21,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(hidden, out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., width) -> (..., width)."""
         return self.down(F.gelu(self.up(x)))
 
 
@@ -35,6 +36,7 @@ class ResBlock(nn.Module):
         self.skip = nn.Conv2d(width, out, 1) if width != out else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
         h = x
         for norm, conv in zip(self.norms, self.convs, strict=True):
             h = conv(F.silu(norm(h)))
@@ -42,6 +44,8 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
+    """Self-attention over all places."""
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         if width % heads:
@@ -51,6 +55,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, length, width) -> the same."""
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, length, head_dim) each
@@ -67,6 +72,7 @@ class CausalSelfAttention(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, length, width) -> the same; no place sees a later one."""
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -86,6 +92,7 @@ class Block(nn.Module):
         self.mlp = MLP(width, ratio * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, length, width) -> the same."""
         if self.attention is not None and self.attention_norm is not None:
             x = x + self.attention(self.attention_norm(x))
         return x + self.mlp(self.mlp_norm(x))
@@ -103,6 +110,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = weight, eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., width) -> the same, of mean square 1 before the weight."""
         out: torch.Tensor = _RMS.apply(x, self.weight, self.eps)
         return out
 

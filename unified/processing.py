@@ -63,6 +63,7 @@ class UnifiedImageProcessor(BaseImageProcessor):
         self.image_size, self.background, self.crop = image_size, background, crop
 
     def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
+        """One picture or several -> {"pixel_values": (N, 3, side, side)} in [-1, 1]."""
         images = images if isinstance(images, list | tuple) else [images]
         pixels = torch.stack([self.pixels(image) for image in images])
         return BatchFeature({"pixel_values": pixels})
@@ -244,6 +245,7 @@ class UnifiedProcessor(ProcessorMixin):
 
     @property
     def layout(self) -> Layout:
+        """The layout of ids that follows from all settings."""
         size = self.text_size or self.tokenizer.vocab_size
         return Layout(
             Vocabulary.of(size, sum(self.codebooks), self.control_ids, self.shared),
@@ -304,12 +306,19 @@ class UnifiedProcessor(ProcessorMixin):
 
         read = [read_message(message, place) for place, message in enumerate(messages)]
         said: list[tuple[str, list[Any]]] = [
-            (role, [p if isinstance(p, str) else shown(p, role) for p in content])
+            (role, [self.typed(p, role) if isinstance(p, str) else shown(p, role) for p in content])
             for role, content in read
         ]
         if self.template is not None:
             said = Template(**self.template).turns(said, reply, draw)
         return [Turn(role, tuple(self._parts(pieces))) for role, pieces in said], views
+
+    def typed(self, text: str, role: str) -> str:
+        """A text as the model reads it: a user's without the typography that our own tokenizer has
+        only bytes for, in training and in chat; a reply, and all of a published model's, as it
+        is."""
+        own = isinstance(self.tokenizer, TextTokenizer)
+        return self.tokenizer.plain(text) if own and role == "user" else text
 
     def _parts(self, pieces: list[Any]) -> list[Text | Picture]:
         """Strings, or runs of a template's words and a message's, become text."""
@@ -338,8 +347,12 @@ def read_message(message: dict[str, Any], place: int = 0) -> tuple[str, list[str
     """Role and parts of one message.
 
     Raises:
-        ValueError: unknown role, part type or value.
+        ValueError: no message at all; unknown role, part type or value.
     """
+    if not isinstance(message, dict):
+        raise ValueError(
+            f'message {place} is {str(message)[:80]!r}; use {{"role": "user", "content": …}}'
+        )
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant"):
         raise ValueError(f"message {place}: role is {role!r}; one of user, assistant")

@@ -65,6 +65,7 @@ class Sampling:
             )
 
     def settings(self) -> dict[str, Any]:
+        """All fields as JSON, for metadata and score rows."""
         return asdict(self)
 
     @property

@@ -67,6 +67,7 @@ class Sequence:
     loss: list[bool] = field(default_factory=list)
 
     def add(self, ids: list[int] | tuple[int, ...], loss: bool) -> None:
+        """Append ids that all carry loss, or none."""
         self.ids.extend(ids)
         self.loss.extend([loss] * len(ids))
 
@@ -266,6 +267,7 @@ class Layout:
             )
 
     def view_ids(self) -> list[int]:
+        """A view: its marks around `view_length` slots."""
         control = self.vocabulary.control
         return [control("view"), *[control("slot")] * self.view_length, control("view_end")]
 

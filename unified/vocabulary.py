@@ -134,6 +134,7 @@ class Vocabulary:
 
     @property
     def image_start(self) -> int:
+        """The id of code 0."""
         return self.text_head
 
     @property

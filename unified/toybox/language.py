@@ -1,218 +1,44 @@
-"""Words of the toybox: names, numbers, places, canonical phrases, and the noise people add.
+"""What is said in the toybox: canonical phrases, requests, and how users put them.
 
 The assistant speaks canonical words ("a red circle", "in the top left"); users say the same in
-many ways. Knows nothing about conversations.
+many ways. The tables of words, the noise that people add, and how replies are compared have modules
+of their own and can be had from here. Knows nothing about conversations.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
-from unified.toybox.scene import BACKGROUNDS, Scene, Thing, relation
-from unified.toybox.sprites import COLOURS, OBJECTS, SHAPES
+from unified.toybox.answers import matches as matches
+from unified.toybox.answers import normalise as normalise
+from unified.toybox.noise import noise as noise
+from unified.toybox.noise import typo as typo
+from unified.toybox.scene import Scene, Thing, relation
+from unified.toybox.words import (
+    BACKGROUND_PHRASES,
+    BACKGROUND_WORDS,
+    COLOUR_WORDS,
+    FORMS,
+    ITS_SIDE,
+    MASS,
+    NUMBERS,
+    OPPOSITE,
+    PLACE_PHRASES,
+    PLACE_WORDS,
+    RELATION_PHRASES,
+    RELATION_WORDS,
+    SIZE_WORDS,
+)
+from unified.toybox.words import COMPARATIVES as COMPARATIVES
+from unified.toybox.words import FRUIT as FRUIT
+from unified.toybox.words import NATURAL as NATURAL
+from unified.toybox.words import PLACE_NAMES as PLACE_NAMES
+from unified.toybox.words import RELATIONS as RELATIONS
 
-# name -> "singular/plural" forms, the canonical one first; "_" stands for a space
-_FORMS = {
-    "cat": "cat/cats kitty/kitties kitten/kittens pussycat/pussycats",
-    "dog": "dog/dogs puppy/puppies doggy/doggies pup/pups doggo/doggos",
-    "fox": "fox/foxes foxy/foxies",
-    "lion": "lion/lions",
-    "cow": "cow/cows",
-    "pig": "pig/pigs piggy/piggies piglet/piglets",
-    "frog": "frog/frogs toad/toads froggy/froggies",
-    "monkey": "monkey/monkeys chimp/chimps",
-    "panda": "panda/pandas panda_bear/panda_bears",
-    "rabbit": "rabbit/rabbits bunny/bunnies bunny_rabbit/bunny_rabbits",
-    "bear": "bear/bears brown_bear/brown_bears teddy_bear/teddy_bears",
-    "mouse": "mouse/mice",
-    "penguin": "penguin/penguins",
-    "chick": "chick/chicks bird/birds baby_chick/baby_chicks birdie/birdies",
-    "fish": "fish/fish fish/fishes tropical_fish/tropical_fish",
-    "turtle": "turtle/turtles tortoise/tortoises",
-    "butterfly": "butterfly/butterflies",
-    "bee": "bee/bees honeybee/honeybees bumblebee/bumblebees",
-    "ladybug": "ladybug/ladybugs ladybird/ladybirds",
-    "snail": "snail/snails",
-    "octopus": "octopus/octopuses octopus/octopi",
-    "whale": "whale/whales",
-    "elephant": "elephant/elephants",
-    "crab": "crab/crabs",
-    "apple": "apple/apples",
-    "banana": "banana/bananas",
-    "grapes": "bunch_of_grapes/bunches_of_grapes grapes/grapes grapes/grapes",
-    "strawberry": "strawberry/strawberries",
-    "watermelon": "watermelon/watermelons slice_of_watermelon/slices_of_watermelon melon/melons",
-    "lemon": "lemon/lemons",
-    "pear": "pear/pears",
-    "pineapple": "pineapple/pineapples",
-    "carrot": "carrot/carrots",
-    "corn": "ear_of_corn/ears_of_corn corn/corns corn_cob/corn_cobs corn/corn",
-    "pizza": "pizza/pizzas slice_of_pizza/slices_of_pizza pizza_slice/pizza_slices",
-    "hamburger": "hamburger/hamburgers burger/burgers cheeseburger/cheeseburgers",
-    "cake": "cake/cakes piece_of_cake/pieces_of_cake slice_of_cake/slices_of_cake",
-    "donut": "donut/donuts doughnut/doughnuts",
-    "egg": "egg/eggs fried_egg/fried_eggs",
-    "cheese": "piece_of_cheese/pieces_of_cheese cheese/cheeses cheese/cheeses",
-    "car": "car/cars auto/autos automobile/automobiles",
-    "bus": "bus/buses",
-    "bicycle": "bicycle/bicycles bike/bikes",
-    "rocket": "rocket/rockets spaceship/spaceships rocket_ship/rocket_ships",
-    "boat": "boat/boats sailboat/sailboats ship/ships sailing_boat/sailing_boats",
-    "train": "train/trains locomotive/locomotives steam_train/steam_trains",
-    "tractor": "tractor/tractors",
-    "helicopter": "helicopter/helicopters chopper/choppers",
-    "house": "house/houses home/homes cottage/cottages",
-    "umbrella": "umbrella/umbrellas",
-    "key": "key/keys",
-    "book": "book/books",
-    "guitar": "guitar/guitars",
-    "drum": "drum/drums",
-    "balloon": "balloon/balloons",
-    "clock": "clock/clocks alarm_clock/alarm_clocks",
-    "gift": "gift/gifts present/presents gift_box/gift_boxes",
-    "crown": "crown/crowns",
-    "hat": "hat/hats top_hat/top_hats",
-    "ball": "ball/balls soccer_ball/soccer_balls football/footballs",
-    "robot": "robot/robots",
-    "tree": "tree/trees",
-    "flower": "flower/flowers sunflower/sunflowers",
-    "cactus": "cactus/cacti cactus/cactuses",
-    "mushroom": "mushroom/mushrooms toadstool/toadstools",
-    "sun": "sun/suns",
-    "moon": "moon/moons crescent_moon/crescent_moons",
-    "cloud": "cloud/clouds",
-    "rainbow": "rainbow/rainbows",
-    "snowman": "snowman/snowmen",
-    "circle": "circle/circles disc/discs dot/dots circle/circles",
-    "square": "square/squares box/boxes square/squares",
-    "triangle": "triangle/triangles",
-    "star": "star/stars",
-    "diamond": "diamond/diamonds rhombus/rhombuses",
-    "heart": "heart/hearts",
-}
-FORMS: dict[str, tuple[tuple[str, str], ...]] = {
-    name: tuple(
-        (form.split("/")[0].replace("_", " "), form.split("/")[1].replace("_", " "))
-        for form in forms.split()
-    )
-    for name, forms in _FORMS.items()
-}
-MASS = ("grapes", "corn", "cheese")  # forms that take no article
-NUMBERS = (
-    "zero", "one", "two", "three", "four", "five", "six",
-    "seven", "eight", "nine", "ten", "eleven", "twelve",
-)  # fmt: skip
-COLOUR_WORDS = {
-    "red": ("red",) * 8 + ("scarlet", "crimson"),
-    "gray": ("gray", "grey", "grey"),
-    "purple": ("purple", "purple", "violet"),
-}
-SIZE_WORDS = {
-    "small": ("small", "small", "little", "tiny"),
-    "big": ("big", "big", "large", "huge"),
-}
-COMPARATIVES = {"small": ("smaller", "littler", "tinier"), "big": ("bigger", "larger")}
-# colours that an object's fixed look has for everyone
-NATURAL = {
-    "apple": "red", "strawberry": "red", "crab": "red", "car": "red", "ladybug": "red",
-    "banana": "yellow", "lemon": "yellow", "chick": "yellow", "sun": "yellow", "corn": "yellow",
-    "cheese": "yellow", "frog": "green", "tree": "green", "cactus": "green", "turtle": "green",
-    "pear": "green", "tractor": "green", "pig": "pink", "carrot": "orange", "fox": "orange",
-    "monkey": "brown", "bear": "brown", "balloon": "red", "moon": "yellow", "elephant": "gray",
-    "grapes": "purple", "whale": "blue", "book": "red", "helicopter": "yellow", "key": "yellow",
-    "umbrella": "blue", "crown": "yellow", "hat": "black", "mouse": "gray", "bus": "blue",
-    "guitar": "red", "drum": "red", "rabbit": "gray", "flower": "yellow", "snail": "brown",
-    "mushroom": "red", "robot": "gray",
-}  # fmt: skip
-FRUIT = (
-    "apple", "banana", "grapes", "strawberry", "watermelon", "lemon", "pear", "pineapple",
-)  # fmt: skip
-
-PLACE_PHRASES = {
-    "top left": "in the top left", "top": "at the top", "top right": "in the top right",
-    "left": "on the left", "middle": "in the middle", "right": "on the right",
-    "bottom left": "in the bottom left", "bottom": "at the bottom",
-    "bottom right": "in the bottom right",
-}  # fmt: skip
-PLACE_NAMES = tuple(PLACE_PHRASES)
-RELATIONS = ("left of", "right of", "above", "below")
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-RELATION_PHRASES = {
-    "left of": "to the left of",
-    "right of": "to the right of",
-    "above": "above",
-    "below": "below",
-    "next to": "next to",
-}
-_RELATION_WORDS = {
-    "left of": ("to the left of", "left of", "on the left of", "on the left side of"),
-    "right of": ("to the right of", "right of", "on the right of", "on the right side of"),
-    "above": ("above", "above", "over", "on top of"),
-    "below": ("below", "under", "beneath", "underneath", "below"),
-    "next to": ("next to", "beside", "by the side of", "right beside"),
-}
-_ITS_SIDE = {  # "a cat with a dog ..."
-    "left of": ("to its left", "on its left", "on its left side", "to the left of it"),
-    "right of": ("to its right", "on its right", "on its right side", "to the right of it"),
-    "above": ("above it", "over it", "on top of it"),
-    "below": ("below it", "under it", "beneath it", "underneath"),
-    "next to": ("next to it", "beside it"),
-}
-BACKGROUND_PHRASES = {
-    "white": "on a white background",
-    "sky": "in the sky",
-    "grass": "on grass",
-    "sand": "on sand",
-    "night": "at night",
-    "pink": "on a pink background",
-    "meadow": "in a meadow",
-    "beach": "on a beach",
-}
-_BACKGROUND_WORDS = {
-    "white": (
-        "on a white background", "on white", "with a white background",
-        "on a plain white background",
-        "on an empty white page", "against a white background",
-    ),
-    "sky": (
-        "in the sky", "against the sky", "up in the sky", "with the sky behind",
-        "on a sky background",
-        "on a light blue background", "in the air", "in a clear sky",
-    ),
-    "grass": (
-        "on grass", "on the grass", "on green grass", "on a grass background", "on the lawn",
-        "on a green background", "on a lawn",
-    ),
-    "sand": (
-        "on sand", "on the sand", "in the sand", "in the desert", "in a desert",
-        "on a sand background", "on a sandy background",
-    ),
-    "night": (
-        "at night", "in the night", "by night", "in the dark", "on a dark background",
-        "in the night sky", "on a dark blue background", "at nighttime",
-    ),
-    "pink": (
-        "on a pink background", "on pink", "with a pink background", "against a pink background",
-        "on a light pink background",
-    ),
-    "meadow": ("in a meadow", "on a meadow", "in the meadow", "in a field", "in the park",
-    "outdoors"),
-    "beach": ("on a beach", "at the beach", "on the beach", "at the seaside", "by the beach"),
-}  # fmt: skip
-_PLACE_WORDS = {
-    "left": ("on the left", "on the left side", "at left", "at the left", "to the left", "left"),
-    "right": ("on the right", "on the right side", "at right", "at the right", "to the right"),
-    "top": ("at the top", "at the top", "at the top edge", "on the top side", "up top"),
-    "bottom": ("at the bottom", "at the bottom", "at the bottom edge", "on the bottom side"),
-    "middle": (
-        "in the middle", "in the center", "in the centre", "at the center", "right in the middle",
-    ),
-}  # fmt: skip
 _AN = re.compile(r"(?:[aeio]|u(?!ni[cfqv]|kul|sb|r[aeiou]|fo\b)|hour|heir)", re.IGNORECASE)
 
 
@@ -230,6 +56,7 @@ def noun(name: str, count: int = 1) -> str:
 
 
 def label(name: str, colour: str | None = None, count: int = 1) -> str:
+    """ "red circle", "red circles"."""
     return f"{colour} {noun(name, count)}" if colour else noun(name, count)
 
 
@@ -305,6 +132,7 @@ class Group:
 
     @property
     def label(self) -> str:
+        """Name and colour, "red circle"."""
         return f"{self.colour} {self.name}" if self.colour else self.name
 
 
@@ -317,6 +145,7 @@ class Request:
     background: str | None = None
 
     def facts(self) -> dict[str, Any]:
+        """What a picture must show, as JSON, as the judge takes it."""
         things = [asdict(group) for group in self.groups]
         for thing in things:
             del thing["open"]
@@ -345,6 +174,7 @@ class Request:
 
 
 def groups_of(scene: Scene) -> dict[str, list[Thing]]:
+    """Things by label, in reading order."""
     groups: dict[str, list[Thing]] = {}
     for thing in scene.things:
         groups.setdefault(thing.label, []).append(thing)
@@ -414,6 +244,7 @@ def canonical(request: Request) -> str:
 
 
 def here(request: Request) -> str:
+    """The sentence that says what was understood, before the picture."""
     first = request.groups[request.relation[0] if request.relation else 0]
     return f"Here {'is' if first.count == 1 else 'are'} {canonical(request)}."
 
@@ -435,18 +266,21 @@ _NICE = (
 
 
 def say_noun(name: str, count: int, rng: random.Random) -> str:
+    """A user's word for one or several, a synonym now and then."""
     forms = FORMS[name]
     form = forms[0] if rng.random() < 0.6 else rng.choice(forms)
     return form[count != 1]
 
 
 def say_colour(colour: str, rng: random.Random) -> str:
+    """A user's word for a colour."""
     return rng.choice(COLOUR_WORDS.get(colour, (colour,)))
 
 
 def say_place(place: str, rng: random.Random) -> str:
-    if place in _PLACE_WORDS:
-        return rng.choice(_PLACE_WORDS[place])
+    """A user's words for a place."""
+    if place in PLACE_WORDS:
+        return rng.choice(PLACE_WORDS[place])
     vertical, side = place.split()
     upper = vertical if rng.random() < 0.8 else "upper" if vertical == "top" else "lower"
     return rng.choice(
@@ -462,14 +296,17 @@ def say_place(place: str, rng: random.Random) -> str:
 
 
 def say_relation(name: str, rng: random.Random) -> str:
-    return rng.choice(_RELATION_WORDS[name])
+    """A user's words for where one thing is to another."""
+    return rng.choice(RELATION_WORDS[name])
 
 
 def say_background(name: str, rng: random.Random) -> str:
-    return rng.choice(_BACKGROUND_WORDS[name])
+    """A user's words for a background."""
+    return rng.choice(BACKGROUND_WORDS[name])
 
 
 def say_count(count: int, rng: random.Random) -> str:
+    """A number as a word, as digits or as a pair."""
     draw = rng.random()
     if count == 2 and draw < 0.15:
         return rng.choice(("a pair of", "a couple of"))
@@ -520,9 +357,9 @@ def say_request(request: Request, rng: random.Random) -> str:
         i, name, j = request.relation
         draw = rng.random()
         if draw < 0.12:
-            linked = f"{items[j]} with {items[i]} {rng.choice(_ITS_SIDE[name])}"
+            linked = f"{items[j]} with {items[i]} {rng.choice(ITS_SIDE[name])}"
         elif draw < 0.2:
-            linked = f"{items[j]} and {items[i]} {rng.choice(_ITS_SIDE[name])}"
+            linked = f"{items[j]} and {items[i]} {rng.choice(ITS_SIDE[name])}"
         elif draw < 0.28 and name in OPPOSITE:
             linked = f"{items[j]} {say_relation(OPPOSITE[name], rng)} {items[i]}"
         else:
@@ -588,6 +425,7 @@ _FRAMES = (
 
 
 def capital(text: str) -> str:
+    """The first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
@@ -614,141 +452,3 @@ def ask_to_draw(request: Request, rng: random.Random) -> str:
         words = say_request(Request(request.groups, request.relation), rng)
         return f"{capital(where)}, {rng.choice(('draw', 'paint', 'show me', 'I want'))} {words}."
     return frame(say_request(request, rng), rng)
-
-
-# --- noise -------------------------------------------------------------------------------------
-
-_BEFORE = (
-    "Hey, ", "Hi, ", "Hello, ", "Hi! ", "Hello! ", "Please, ", "OK, ", "So, ", "Um, ", "Well, ",
-    "Alright, ", "Hey! ", "Ok ", "Dear computer, ", "Good morning, ", "Excuse me, ", "Great, ",
-)  # fmt: skip
-_AFTER = (
-    " please", ", please", " please!", " thanks", ", thanks!", ", thank you", " pls", " plz",
-    " :)", "!!", "...", " for me", " now", ", ok?", " thx", ". Thank you!", ". Thanks.",
-)  # fmt: skip
-
-
-@cache
-def _known_words() -> frozenset[str]:
-    """Words that a typo must not turn into."""
-    from unified.toybox.talk import UNKNOWN
-
-    words = {w for forms in FORMS.values() for pair in forms for form in pair for w in form.split()}
-    words |= {*UNKNOWN, *COLOURS, *SHAPES, *OBJECTS, *NUMBERS, *BACKGROUNDS}
-    words |= {"there", "their", "want", "what", "were", "where", "bellow", "fist", "bred", "right"}
-    return frozenset(words)
-
-
-def typo(word: str, rng: random.Random) -> str:
-    """One letter swapped, dropped or doubled; the word itself where that reads as another one."""
-    at = rng.randrange(1, len(word) - 1)
-    kind = rng.randrange(3)
-    if kind == 0:
-        wrong = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
-    elif kind == 1:
-        wrong = word[:at] + word[at + 1 :]
-    else:
-        wrong = word[:at] + word[at] + word[at:]
-    return word if wrong.lower() in _known_words() else wrong
-
-
-def noise(text: str, rng: random.Random, keep: Iterable[str] = ()) -> str:
-    """What people do to a sentence: politeness, case, punctuation, a typo, spaces.
-
-    Args:
-        keep: words that get no typo, for replies that repeat them.
-    """
-    draw = rng.random()
-    if draw < 0.07:
-        head = text if text.startswith(("I ", "I'")) else text[:1].lower() + text[1:]
-        text = rng.choice(_BEFORE) + head
-    elif draw < 0.16:
-        end = "?" if text.endswith("?") else ""
-        text = text.rstrip(".!?") + rng.choice(_AFTER) + (end if rng.random() < 0.5 else "")
-    if rng.random() < 0.08:
-        words = text.split(" ")
-        guarded = set(keep)
-        able = [i for i, w in enumerate(words) if len(w) > 4 and w.isalpha() and w not in guarded]
-        if able:
-            at = rng.choice(able)
-            words[at] = typo(words[at], rng)
-            text = " ".join(words)
-    draw = rng.random()
-    if draw < 0.2:
-        text = text.lower()
-    elif draw < 0.23 and not keep:
-        text = text.upper()
-    draw = rng.random()
-    if draw < 0.15:
-        text = text.rstrip(".!?")
-    elif draw < 0.18:
-        text = text.replace(",", "").replace("'", "").rstrip(".!?")
-    elif draw < 0.2:
-        text = text.replace(" ", "  ", 1) if rng.random() < 0.5 else f" {text} "
-    return text or "?"
-
-
-# --- checking a reply --------------------------------------------------------------------------
-
-_DROPPED = {"a", "an", "the", "some"}
-
-
-def normalise(text: str) -> str:
-    """Lower case, no punctuation, no articles, digits as words."""
-    words = re.findall(r"[a-z0-9]+", text.lower().replace("grey", "gray"))
-    words = [NUMBERS[int(w)] if w.isdigit() and int(w) < len(NUMBERS) else w for w in words]
-    return " ".join(w for w in words if w not in _DROPPED)
-
-
-@cache
-def _families() -> tuple[frozenset[str], ...]:
-    """Answers that exclude one another, by what kind of answer is expected."""
-    return (
-        frozenset(("yes", "no")),
-        frozenset(NUMBERS) | {"none", "no"},
-        frozenset(COLOURS),
-        frozenset(("big", "small")),
-        frozenset(PLACE_NAMES),
-    )
-
-
-@cache
-def _names() -> frozenset[str]:
-    return frozenset(normalise(word) for forms in FORMS.values() for pair in forms for word in pair)
-
-
-def _mentions(text: str, family: Iterable[str]) -> list[str]:
-    """Members of a family that stand in a text in order, the longest first, none in another."""
-    found = []
-    text = f" {text} "
-    for member in sorted(family, key=len, reverse=True):
-        while (at := text.find(f" {member} ")) >= 0:
-            found.append((at, member))
-            text = f"{text[:at]} {'|' * len(member)} {text[at + len(member) + 2 :]}"
-    return [member for _, member in sorted(found)]
-
-
-def matches(reply: str, answers: Sequence[str]) -> bool:
-    """Whether a reply is one of the accepted answers, or a sentence that says exactly that one."""
-    said = normalise(reply)
-    accepted = [normalise(answer) for answer in answers]
-    if said in accepted:
-        return True
-    if not any(f" {answer} " in f" {said} " for answer in accepted):
-        return False
-    if accepted[0] == "nothing":
-        return said.startswith("nothing")
-    if accepted[0] in ("yes", "no"):
-        return said.startswith(accepted[0]) and set(_mentions(said, ("yes", "no"))) == {accepted[0]}
-    for family in _families():
-        if accepted[0] in family:
-            return set(_mentions(said, family)) <= set(accepted)
-    sides = set(_mentions(accepted[0], RELATIONS))
-    if sides:
-        return set(_mentions(said, RELATIONS)) == sides
-    if any(
-        f" {word} " in f" {said} " and word not in accepted[0].split() for word in ("and", "or")
-    ):
-        return False
-    names = _mentions(said, _names())
-    return not names or any(names[0] in _mentions(answer, _names()) for answer in accepted)

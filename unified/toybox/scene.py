@@ -53,18 +53,22 @@ class Thing:
 
     @property
     def is_shape(self) -> bool:
+        """Shapes have a colour, objects look as they look."""
         return self.colour is not None
 
     @property
     def label(self) -> str:
+        """Name and colour, "red circle"."""
         return f"{self.colour} {self.name}" if self.colour else self.name
 
     @property
     def pixels(self) -> int:
+        """Length of a side of its box."""
         return SIZES[self.size]
 
     @property
     def tiles(self) -> int:
+        """The same in tiles."""
         return self.pixels // TILE
 
     @property
@@ -80,6 +84,7 @@ class Thing:
         return PLACES[_third(y)][_third(x)]
 
     def overlaps(self, other: Thing) -> bool:
+        """Whether two boxes share a tile."""
         return (
             self.column < other.column + other.tiles
             and other.column < self.column + self.tiles
@@ -101,6 +106,7 @@ class Scene:
 
     @staticmethod
     def of(things: list[Thing] | tuple[Thing, ...], background: str) -> Scene:
+        """Things in reading order."""
         return Scene(tuple(sorted(things, key=lambda t: (t.row, t.column))), background)
 
     @property
@@ -109,6 +115,7 @@ class Scene:
         return Counter(thing.label for thing in self.things)
 
     def is_valid(self) -> bool:
+        """All things inside, none on another."""
         inside = all(
             0 <= t.column <= GRID - t.tiles and 0 <= t.row <= GRID - t.tiles for t in self.things
         )
@@ -183,6 +190,7 @@ Identity = tuple[str, str | None]  # name, colour
 
 
 def sample_identity(rng: random.Random) -> Identity:
+    """Any object, or any shape in any colour."""
     if rng.random() < 0.62:
         return rng.choice(list(OBJECTS)), None
     return rng.choice(SHAPES), rng.choice(list(COLOURS))

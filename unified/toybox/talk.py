@@ -467,6 +467,7 @@ def unknown_thing(rng: random.Random) -> str:
 
 
 def gibberish(rng: random.Random) -> str:
+    """What means nothing."""
     draw = rng.random()
     if draw < 0.35:
         letters = "abcdefghijklmnopqrstuvwxyz"
@@ -506,6 +507,7 @@ def outside(rng: random.Random) -> str:
 
 
 def foreign(rng: random.Random) -> str:
+    """A request in a language that is not English."""
     words = {code: rng.choice(options) for code, options in _FOREIGN_LISTS.items()}
     return rng.choice(_FOREIGN).format(**words)
 
@@ -521,4 +523,5 @@ def intent(rng: random.Random, name: str | None = None) -> tuple[str, str, str]:
 
 
 def colour_reply(colour: str) -> str:
+    """What is said to a colour that there is not."""
     return f"I don't have the colour {colour}. I have {COLOUR_LIST}."
