@@ -392,8 +392,8 @@ def test_seed_llama_starts_from_a_language_model(data: Path, tmp_path: Path) -> 
     query = "layers.0.self_attn.q_proj.weight"
     change = merged[f"decoder.{query}"] - start[f"model.{query}"]
     assert 0 < torch.linalg.matrix_rank(change, tol=1e-7) <= 16
-    rows = merged["decoder.embed_tokens.weight"]
-    assert not torch.equal(rows[ROWS], rows[ROWS + 1])  # codes are learnt apart
+    rows = merged["decoder.embed_tokens.weight"][ROWS : ROWS + 32]
+    assert len(rows.unique(dim=0)) > 1  # codes are learnt apart
 
 
 def test_what_a_recipe_lacks_is_said_before_any_work(data: Path, tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ class TokenizerConfig(BaseModel):
     @field_validator("data", mode="before")
     @classmethod
     def _path(cls, value: Any) -> Any:
-        return checked(MediaConfig, {"path": value} if isinstance(value, str) else value or {})
+        if value is None:
+            return None
+        return checked(MediaConfig, {"path": value} if isinstance(value, str) else value)
 
     @model_validator(mode="after")
     def _features_have_an_encoder(self) -> TokenizerConfig:
@@ -86,7 +88,7 @@ class TokenizerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _codebooks_are_placed(self) -> TokenizerConfig:
-        loop = self.loops.get("codes", self.loop)
+        loop = self.loop
         if loop and self.free and self.free >= min(loop.steps, loop.sample_every or loop.steps):
             raise ValueError(
                 f"tokenizer.free: {self.free} steps without codebooks; the loop has {loop.steps} "
