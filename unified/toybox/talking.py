@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 from unified.toybox import talk
 from unified.toybox.language import (
@@ -192,19 +193,22 @@ def _fixed_look(rng: random.Random, split: str) -> Dialogue:
     return [user(noise(frame(words, rng), rng)), said], facts
 
 
+def _drawn_facts(skill: str, scene: Scene, request: Request) -> dict[str, Any]:
+    return {
+        "skill": skill,
+        "scene": scene_facts(scene),
+        "draws": [True],
+        "request": request.facts(),
+    }
+
+
 def _unknown_place(rng: random.Random, split: str) -> Dialogue:
     scene = _one_group(rng, split)
     request = request_for(scene, rng, 0.0)
     where = rng.choice(talk.UNKNOWN_PLACES)
     text = noise(frame(f"{say_group(request.groups[0], rng)} {where}", rng), rng)
     said = reply(f"I don't have that background. {here(request)}", scene)
-    facts = {
-        "skill": "unknown place",
-        "scene": scene_facts(scene),
-        "draws": [True],
-        "request": request.facts(),
-    }
-    return [user(text), said], facts
+    return [user(text), said], _drawn_facts("unknown place", scene, request)
 
 
 def _too_many(rng: random.Random, split: str) -> Dialogue:
@@ -237,13 +241,7 @@ def _too_many(rng: random.Random, split: str) -> Dialogue:
     request = Request(tuple(groups))
     text = noise(frame(listing(asked), rng), rng)
     said = reply(f"I can draw at most four things. {here(request)}", scene)
-    facts = {
-        "skill": "too many",
-        "scene": scene_facts(scene),
-        "draws": [True],
-        "request": request.facts(),
-    }
-    return [user(text), said], facts
+    return [user(text), said], _drawn_facts("too many", scene, request)
 
 
 def _no_picture(rng: random.Random, split: str) -> Dialogue:
