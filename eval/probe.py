@@ -18,7 +18,7 @@ from unified.layers import MLP, CausalSelfAttention
 from unified.tokenizers.codec import CodecSpec
 
 WIDTH, LAYERS, HEADS = 128, 3, 4
-BATCH, STEPS, RATE = 64, 600, 2e-3
+BATCH, STEPS, RATE = 64, 1200, 2e-3
 CODES = 4096  # of a batch at most, where items are long
 
 

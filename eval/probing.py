@@ -33,6 +33,7 @@ WORLD = (SIDE, SIDE)  # pixels of the toybox, in which its judges look
 FRAMES, SECONDS = 9, 2.0  # of the films and clips
 # items that the probes learn from, and are scored on
 ITEMS = {"image": (4096, 512), "video": (1024, 256), "audio": (2048, 512)}
+PICTURES = 16384  # that the next-token probe learns from: fewer it learns by heart
 MOST = 400  # codes of an item that are predicted, cut down to whole steps
 ALONE = 1.0  # seconds of a single word
 
@@ -50,7 +51,7 @@ def _pictures(codec: Codec, seed: int, batch: int) -> Iterator[Found]:
     known, unseen = (
         torch.cat([_coded(codec, scenes(seed + 1, start, batch, split))
                    for start in range(0, size, batch)])
-        for size, split in _parts("image")
+        for size, split in ((PICTURES, "train"), (ITEMS["image"][1], "seen"))
     )  # fmt: skip
     yield from _bits(codec, known, unseen)
     for name in ("object", "colour"):

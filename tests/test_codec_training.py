@@ -294,6 +294,7 @@ def test_codecs_of_other_sizes_are_judged_on_the_same_scenes(
 
 def test_every_medium_is_probed(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "ITEMS", {"image": (24, 8), "video": (10, 6), "audio": (16, 8)})
+    monkeypatch.setattr(probing, "PICTURES", 24)
     bits = partial(probe.code_bits, steps=3)
     monkeypatch.setattr(probing, "code_bits", bits)
     monkeypatch.setattr(probing, "linear_accuracy", partial(probe.linear_accuracy, steps=3))

@@ -116,7 +116,7 @@ def test_guidance_counts_in_its_interval() -> None:
         assert part.guides(step, 8) == inside
         assert part.weight(step, 8) == (whole.weight(step, 8) if inside else 1)
     assert whole.guided and not replace(part, guidance_end=0.25).guided
-    with pytest.raises(ValueError, match=r"guidance_start is 0\.9, after guidance_end, 0\.75"):
+    with pytest.raises(ValueError, match=r"from 0\.9 to 0\.75 of a picture.s codes begins after"):
         replace(part, guidance_start=0.9)
 
 

@@ -61,7 +61,8 @@ class Sampling:
                 raise ValueError(f"{name} is {value}; it lies between {low} and {high}")
         if self.guidance_start > self.guidance_end:
             raise ValueError(
-                f"guidance_start is {self.guidance_start}, after guidance_end, {self.guidance_end}"
+                f"guidance from {self.guidance_start} to {self.guidance_end} of a picture's codes "
+                "begins after it ends (guidance_start, guidance_end)"
             )
 
     def settings(self) -> dict[str, Any]:
