@@ -668,6 +668,11 @@ def test_codes_there_and_back(run: Any) -> None:
     apart = np.asarray(picture.read("back.png"), int) - np.asarray(picture.read("scene.png"), int)
     assert np.abs(apart).max() < 40 and np.abs(apart).mean() < 2
 
+    assert run("tokenizer", "encode", "scene.png", "-o", "few.json", "--model", "seed").status == 0
+    ran = run("tokenizer", "decode", "few.json", "-o", "few.png")
+    assert ran.status == 2 and "few.json: written with codebooks of [1000] codes" in ran.err
+    assert run("tokenizer", "decode", "few.json", "-o", "few.png", "--model", "seed").status == 0
+
 
 def test_tokenizer_eval_prints_scores(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

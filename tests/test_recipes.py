@@ -26,7 +26,7 @@ from transformers import (
 from unified.checkpoint import CheckpointError
 from unified.configuration import CAUSAL_LMS
 from unified.engine import Request
-from unified.handle import Unified, load
+from unified.handle import DEFAULT, Unified, load
 from unified.modeling import UnifiedForConditionalGeneration
 from unified.processing import UnifiedProcessor
 from unified.sequence import Text, Turn
@@ -408,6 +408,10 @@ def test_what_a_recipe_lacks_is_said_before_any_work(data: Path, tmp_path: Path)
     tiny = ["scale=tiny"]
     refused(tiny, r"where the data lie: --set data\.captions=PATH --set data\.classes=PATH")
     refused([*tiny, *janus(data), "codec=/nowhere"], "no folder of a picture tokenizer")
+    sound = DEFAULT.parent / "audio"
+    refused(
+        [*tiny, *janus(data), f"codec={sound}"], "turns audio into codes; name a tokenizer of p"
+    )
     refused([*tiny, *janus(data), "tokenizer=null"], "needs a picture tokenizer")
     refused([*tiny, *janus(data), "text=null"], "needs a text tokenizer")
     refused([*tiny, *janus(data), "ability=/nowhere"], "/nowhere is no file")

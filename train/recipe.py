@@ -268,9 +268,14 @@ def check(plan: Recipe, stages: list[str]) -> None:
     if plan.tokenizer is None and plan.codec is None:
         raise ValueError("the recipe needs a picture tokenizer: a section tokenizer, or the folder"
                          " of one that is trained (--set codec=DIR)")  # fmt: skip
-    if plan.codec is not None and not (Path(plan.codec) / "config.json").is_file():
-        raise ValueError(f"codec: {plan.codec} is no folder of a picture tokenizer; `unified "
-                         "tokenizer train` writes one to its run's tokenizer/model")  # fmt: skip
+    if plan.codec is not None:
+        if not (Path(plan.codec) / "config.json").is_file():
+            raise ValueError(f"codec: {plan.codec} is no folder of a picture tokenizer; "
+                             "`unified tokenizer train` writes one to its run's tokenizer/model")  # fmt: skip
+        medium = _codec(plan, Path()).spec.medium
+        if medium != "image":
+            raise ValueError(f"codec: {plan.codec} turns {medium} into codes; name a tokenizer of"
+                             " pictures")  # fmt: skip
     if plan.ability is not None and not Path(plan.ability).is_file():
         raise ValueError(f"ability: {plan.ability} is no file; name one of text")
     for name in plan.data:

@@ -218,8 +218,12 @@ def tokenizer_decode(
     device: Device = None,
 ) -> None:
     """Turn codes back into a picture, a film or sound."""
-    codes, time, medium = read_codes(file)
+    codes, time, medium, codebooks = read_codes(file)
     codec = opened(model, device, medium)
+    if codebooks not in (None, list(codec.spec.codebooks)):
+        raise ValueError(f"{named(file)}: written with codebooks of {codebooks} codes, and this"
+                         f" tokenizer has {list(codec.spec.codebooks)}; name the one that wrote it"
+                         " by --model")  # fmt: skip
     _drawn_by(codec, steps=steps, guidance=guidance, seed=seed)
     import torch
 
@@ -233,9 +237,9 @@ def tokenizer_decode(
     print(named(out))
 
 
-def read_codes(path: Path) -> tuple[list[int], int, str]:
+def read_codes(path: Path) -> tuple[list[int], int, str, Any]:
     """The codes in a file that `tokenizer encode` wrote, the frames or samples they stand for (0
-    where it does not say), and their medium.
+    where it does not say), their medium, and the codebooks of what wrote them.
 
     Raises:
         ValueError: it is no such file.
@@ -251,9 +255,9 @@ def read_codes(path: Path) -> tuple[list[int], int, str]:
         raise ValueError(f"{named(path)}: it has no list of codes; give what `encode` wrote")
     if any(abs(code) >= 2**31 for code in codes):
         raise ValueError(f"{named(path)}: a code is out of range; give what `encode` wrote")
-    time = data.get("time", 0) if isinstance(data, dict) else 0
-    medium = data.get("medium") if isinstance(data, dict) else None
-    return codes, time if type(time) is int and time > 0 else 0, str(medium or "image")
+    said = data if isinstance(data, dict) else {}
+    time, medium = said.get("time", 0), str(said.get("medium") or "image")
+    return codes, time if type(time) is int and time > 0 else 0, medium, said.get("codebooks")
 
 
 def _medium(path: Path) -> str:
