@@ -1,12 +1,13 @@
 """Linear layers whose weights are packed for decoding on a CPU: 16, 8 or 4 bits each.
 
 A step of decoding reads every weight once for a row or two, so its time is that of reading them.
-Sums are in fp32 throughout, and what a row gives does not depend on the rows beside it.
+The product is in C (packed.c). Sums are in fp32 throughout, inputs too, and what a row gives does
+not depend on the rows beside it.
 
-    half    fp16, FBGEMM; the fastest 16-bit product for few rows where a CPU has no bf16 units
-    int8    a scale for each output (symmetric), FBGEMM; inputs as two 7-bit digits, which keeps
-            14 bits of them: 8-bit inputs would cost more accuracy than 8-bit weights do
-    int4    a scale and a zero for 32 inputs each, torch's own kernel, bf16 inputs; heads are int8
+    half    fp16
+    int8    a scale for each output (symmetric)
+    int4    a scale and a zero for 32 inputs each, in fp32: as bf16 they take less memory, but
+            a third more time to widen; heads are int8
 
 Packed weights are read only: they cannot be trained, saved or moved to a GPU. On CUDA there is half
 alone, which packs nothing: the model is in bf16, or in fp16 where the GPU has no bf16 units.
@@ -14,125 +15,137 @@ alone, which packs nothing: the model is in bf16, or in fp16 where the GPU has n
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from ctypes import c_int, c_long, c_void_p
+from functools import cache
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from unified.native import library
 from unified.precision import fast_bf16
 
 KINDS = ("half", "int8", "int4")
-GROUP = 32  # inputs that share a scale and a zero, int4
-TILE = 64  # outputs that the int4 kernel takes at a time
-DIGIT = 63  # of an input: 7 bits with a sign, so that sums of two products fit into 16 bits
+TILE, UNIT = 4, 32  # outputs and inputs that lie together, as in packed.c
+GROUP = UNIT  # inputs that share a scale and a zero, int4
 LARGEST = torch.finfo(torch.float16).max
 
 
-@contextmanager
-def _fbgemm() -> Iterator[None]:
-    """Weights are packed for FBGEMM, by functions that torch deprecates without giving others."""
-    before, torch.backends.quantized.engine = torch.backends.quantized.engine, "fbgemm"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        torch.backends.quantized.engine = before
+class Packed(nn.Module):
+    """y = W x + b. A kind of it says how W is coded.
+
+    Args:
+        codes: (N, K / UNIT, bytes of UNIT weights), uint8.
+        pairs: (N, K / UNIT, 2) float32 or None. scale, bias: (N,) float32 or None.
+    """
+
+    bits: ClassVar[int]
+
+    def __init__(
+        self, codes: torch.Tensor, inputs: int, *, pairs: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None, bias: torch.Tensor | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.inputs, self.outputs, self.units = inputs, len(codes), codes.shape[1]
+        # no buffers: they would change their dtype with the model's
+        self.codes, self.pairs = _tiled(codes), None if pairs is None else _tiled(pairs)
+        self.scale, self.bias = scale, None if bias is None else bias.float().contiguous()
+        self.bytes = sum(
+            part.nbytes for part in (self.codes, self.pairs, self.scale) if part is not None
+        )
+        _product()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-1] != self.inputs or x.device.type != "cpu":
+            raise ValueError(f"inputs of shape {tuple(x.shape)} on {x.device}; packed weights take"
+                             f" {self.inputs} each, on the CPU")  # fmt: skip
+        rows = x.reshape(-1, self.inputs).float().contiguous()
+        if self.inputs % UNIT:
+            rows = nn.functional.pad(rows, (0, -self.inputs % UNIT))
+        y = rows.new_empty(len(rows), self.outputs)
+        parts = (self.codes, self.pairs, self.scale, self.bias, rows, y)
+        _product()(
+            self.bits, *(None if part is None else part.data_ptr() for part in parts), len(rows),
+            self.outputs, self.units * UNIT, torch.get_num_threads(),
+        )  # fmt: skip
+        return y.view(*x.shape[:-1], self.outputs)
 
 
-class Half(nn.Module):
-    """y = W x + b with W in fp16. weight (N, K), bias (N,) or None."""
+@cache
+def _product() -> Any:
+    """`product` of packed.c."""
+    found = library(Path(__file__).with_suffix(".c")).product
+    found.argtypes = [c_int, *[c_void_p] * 6, *[c_long] * 3, c_int]
+    found.restype = None
+    return found
+
+
+def _tiled(parts: torch.Tensor) -> torch.Tensor:
+    """(N, units, ...) -> (N / TILE, units, TILE, ...), outputs filled up with zeros."""
+    whole = nn.functional.pad(parts, (0, 0, 0, 0, 0, -len(parts) % TILE))
+    return whole.unflatten(0, (-1, TILE)).transpose(1, 2).contiguous()
+
+
+def _filled(weight: torch.Tensor) -> torch.Tensor:
+    """(N, K), inputs filled up with zeros to whole units."""
+    return nn.functional.pad(weight.float(), (0, -weight.shape[1] % UNIT))
+
+
+class Half(Packed):
+    """W in fp16. weight (N, K), bias (N,) or None."""
+
+    bits = 16
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
-        super().__init__()
         if not weight.abs().max() <= LARGEST:
             raise ValueError(f"a weight beyond {LARGEST:.0f} has no fp16; load without weights=")
-        self.bytes = weight.numel() * 2
-        given = None if bias is None else bias.float().contiguous()
-        with _fbgemm():
-            self.packed = torch.ops.quantized.linear_prepack_fp16(
-                weight.float().contiguous(), given
-            )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x if x.dtype == torch.float32 else x.float()
-        out: torch.Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
-        return out
+        codes = _filled(weight).half().unflatten(1, (-1, UNIT)).view(torch.uint8)
+        super().__init__(codes, weight.shape[1], bias=bias)
 
 
-class Int8(nn.Module):
-    """y = W x + b with W in 8 bits, a scale for each output, and x in two 7-bit digits."""
+class Int8(Packed):
+    """W in 8 bits, a scale for each output."""
+
+    bits = 8
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
-        super().__init__()
-        weight = weight.float()
-        self.bytes = weight.numel() + 4 * len(weight)
-        self.bias = None if bias is None else bias.float()
-        scale = weight.abs().amax(1).clamp_min(1e-12) / 127
-        zero = torch.zeros(len(weight), dtype=torch.long)
-        with _fbgemm():
-            coded = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
-            self.packed = torch.ops.quantized.linear_prepack(coded, None)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1]).float()
-        peak = torch.linalg.vector_norm(rows, torch.inf, 1, keepdim=True)
-        scale = peak.clamp_min_(1e-12).reciprocal_().mul_(2 * DIGIT**2)
-        whole = rows * scale  # = 2 DIGIT high + low, both within DIGIT
-        high = whole.mul(1 / (2 * DIGIT)).round_()
-        digits = torch.cat([high, whole.sub_(high, alpha=2 * DIGIT)])
-        out = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            digits, 1.0, DIGIT + 1, self.packed
-        )
-        high, low = out.chunk(2)
-        y = torch.add(low, high, alpha=2 * DIGIT).div_(scale)
-        if self.bias is not None:
-            y += self.bias
-        return y.view(*x.shape[:-1], -1)
+        scale = weight.float().abs().amax(1).clamp_min(1e-12) / 127
+        codes = (_filled(weight) / scale[:, None]).round_().to(torch.int8)
+        whole = codes.unflatten(1, (-1, UNIT)).view(torch.uint8)
+        super().__init__(whole, weight.shape[1], scale=scale, bias=bias)
 
 
-class Int4(nn.Module):
-    """y = W x + b with W in 4 bits, w = (q - 8) scale + zero for each group of inputs."""
+class Int4(Packed):
+    """W in 4 bits, w = (q - 8) scale + zero for each group of inputs."""
+
+    bits = 4
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
-        super().__init__()
-        self.outputs, inputs = weight.shape
+        inputs = weight.shape[1]
         if inputs % GROUP:
             raise ValueError(f"int4 weights need inputs in groups of {GROUP}; here are {inputs}")
-        rows = nn.functional.pad(weight.float(), (0, 0, 0, -self.outputs % TILE))
-        codes, scales = _four_bits(rows.view(len(rows), -1, GROUP))
-        self.bytes = weight.numel() // 2 + weight.numel() // GROUP * 4
-        self.bias = None if bias is None else bias.float()
-        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.view(rows.shape), 1)
-        self.scales = scales.transpose(0, 1).contiguous()  # no buffers: they would change dtype
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1]).bfloat16()
-        out = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP, self.scales)
-        y = out[:, : self.outputs].float()
-        if self.bias is not None:
-            y += self.bias
-        return y.view(*x.shape[:-1], -1)
+        codes, pairs = _four_bits(weight.float().unflatten(1, (-1, GROUP)))
+        low, high = codes.to(torch.uint8).chunk(2, -1)
+        super().__init__(low | high << 4, inputs, pairs=pairs, bias=bias)
 
 
 def _four_bits(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, K/G, G) -> codes 0..15 (N, K/G, G) int32, scale and zero (N, K/G, 2) bf16.
+    """(N, K/G, G) -> codes 0..15 (N, K/G, G) int32, scale and zero (N, K/G, 2).
 
     Of several ranges, cut by up to a fifth, a group takes the one with the smallest square error.
     """
     low, high = groups.aminmax(dim=-1, keepdim=True)
     best = torch.full_like(low, torch.inf)
     codes = torch.zeros(groups.shape, dtype=torch.int32)
-    kept = torch.zeros(*groups.shape[:-1], 2, dtype=torch.bfloat16)
+    kept = groups.new_zeros(*groups.shape[:-1], 2)
     for cut in (1.0, 0.95, 0.9, 0.85, 0.8):
-        scale = ((high - low) * (cut / 15)).clamp_min(1e-8).bfloat16()
-        zero = (low * cut + 8 * scale.float()).bfloat16()
-        tried = ((groups - zero.float()) / scale.float() + 8).round_().clamp_(0, 15)
-        error = ((tried - 8) * scale.float() + zero.float() - groups).square_().sum(-1, True)
+        scale = ((high - low) * (cut / 15)).clamp_min(1e-8)
+        zero = low * cut + 8 * scale
+        tried = ((groups - zero) / scale + 8).round_().clamp_(0, 15)
+        error = ((tried - 8) * scale + zero - groups).square_().sum(-1, True)
         better = error < best
         best = torch.where(better, error, best)
         codes = torch.where(better, tried.int(), codes)
@@ -203,9 +216,7 @@ def check(kind: str, device: str | torch.device) -> None:
             f"{kind} weights are for a CPU; on {place} load without weights= or on device cpu"
             f"{halves}"
         )
-    engines = torch.backends.quantized.supported_engines
-    if "fbgemm" not in engines or not hasattr(torch, "quantize_per_channel"):
-        raise ValueError(f"{kind} weights need FBGEMM; this torch has {', '.join(engines)}")
+    _product()
 
 
 @torch.no_grad()
@@ -258,4 +269,4 @@ def _share(module: Any, names: Sequence[str], linear: Any) -> None:
 
 def packed_bytes(module: nn.Module) -> int:
     """Bytes of packed weights in a module."""
-    return sum(m.bytes for m in module.modules() if isinstance(m, Half | Int8 | Int4))
+    return sum(part.bytes for part in module.modules() if isinstance(part, Packed))
