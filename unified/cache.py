@@ -148,6 +148,7 @@ class _Place:
         blocks: of other rows, (row, start, stop) and what each position does not see, (1, 1,
             stop - start, stop), to be added to scores; None on CUDA: kernels hide what comes later.
         capacity: (rows, columns) that the buffers must hold.
+        targets: row and column of each position of the rows, one after the other.
     """
 
     rows: slice = field(default_factory=lambda: slice(0))
@@ -160,6 +161,7 @@ class _Place:
     at: tuple[torch.Tensor, torch.Tensor] | None = None
     blocks: tuple[tuple[int, int, int, torch.Tensor | None], ...] = ()
     capacity: tuple[int, int] = (0, 0)
+    targets: tuple[tuple[int, int], ...] = ()
 
     def spread(self, x: torch.Tensor) -> torch.Tensor:
         """Positions of the rows one after the other, (count, …), -> (rows, width, …)."""
@@ -339,6 +341,7 @@ class RowCache(Cache):
         place.rows, place.start, place.stop = slice(0, len(columns)), stop - place.width, stop
         place.taken, place.left = _unlike(widths, device)
         place.at, place.blocks = None, tuple((*b, _later(*b[1:], device)) for b in blocks)
+        place.targets = tuple((row, column) for row, own in enumerate(written) for column in own)
         if place.width == 1 and min(columns, default=-1) == stop - 1:
             return None
         at = torch.tensor([_repeated(own, place.width) for own in written], device=device)

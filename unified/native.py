@@ -1,19 +1,20 @@
-"""C sources of this package, compiled once for this machine's kind of CPU and loaded.
+"""A step of decoding on a CPU in C (step.c): compiled once for this kind of CPU, and loaded.
 
-Python's packages cannot say what a step of decoding on a CPU needs: weights that are fetched
-before their turn and widened in registers. A compiler can, and PyTorch's own (`torch.compile`)
-needs one, too; so what is compiled is kept in the user's cache, by what it was made from.
+No library says what such a step needs: weights that are fetched before their turn and widened in
+registers, and no return to Python between the layers. A compiler can, as for `torch.compile`;
+what is compiled is kept in the user's cache, by what it was made from. Where there is none, plain
+weights are decoded by torch, several times slower where a model is small.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from ctypes import CDLL, POINTER, Structure, c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -21,36 +22,79 @@ import torch
 
 ARCHITECTURES = {"AVX512": "-march=x86-64-v4", "AVX2": "-march=x86-64-v3"}  # as torch sees the CPU
 COMPILERS = ("cc", "gcc", "clang")
+SOURCE = Path(__file__).with_name("step.c")
+
+
+class Weights(Structure):
+    """A linear layer, as in step.c."""
+
+    _fields_ = [
+        ("codes", c_void_p), ("pairs", c_void_p), ("scale", c_void_p), ("bias", c_void_p),
+        ("outputs", c_long), ("inputs", c_long), ("bits", c_int),
+    ]  # fmt: skip
+
+
+class Layer(Structure):
+    """A decoder layer and its cache."""
+
+    _fields_ = [
+        *((name, Weights) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, c_void_p) for name in ("before", "between", "head_norm", "keys", "values")),
+    ]
+
+
+class Shape(Structure):
+    """Sizes of a decoder."""
+
+    _fields_ = [
+        *((name, c_long) for name in ("layers", "size", "heads", "kv_heads", "width", "inner")),
+        ("scale", c_float), ("eps", c_float),
+    ]  # fmt: skip
 
 
 @cache
-def library(source: Path) -> ctypes.CDLL:
-    """A C file as a library.
+def library() -> CDLL:
+    """What step.c holds.
 
     Raises:
         ValueError: there is no compiler, or it refuses; says what to install.
     """
     compiler = _compiler()
     flags = ["-O3", "-shared", "-fPIC", "-Wno-psabi", *_architecture()]
-    made = " ".join([compiler, platform.machine(), *flags]).encode() + source.read_bytes()
-    name = f"{source.stem}-{hashlib.sha256(made).hexdigest()[:16]}.so"
+    made = " ".join([compiler, platform.machine(), *flags]).encode() + SOURCE.read_bytes()
+    name = f"{SOURCE.stem}-{hashlib.sha256(made).hexdigest()[:16]}.so"
     for folder in (_cache(), Path(tempfile.gettempdir()) / f"unified-{os.getuid()}"):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_uid != os.getuid():  # somebody else's could hold anything
                 continue
             if not (folder / name).is_file():
-                _compile(compiler, flags, source, folder / name)
-            return ctypes.CDLL(str(folder / name))
+                compile_to(compiler, flags, folder / name)
+            return opened(folder / name)
         except OSError:
             continue
     raise ValueError(f"no place to keep what is compiled: {_cache()} cannot be written; set"
                      " XDG_CACHE_HOME to a folder that can")  # fmt: skip
 
 
-def compiled() -> bool:
-    """Whether there is a compiler here."""
-    return any(shutil.which(name) for name in (os.environ.get("CC", ""), *COMPILERS) if name)
+def opened(path: Path) -> CDLL:
+    """The library in a file."""
+    found = CDLL(str(path))
+    found.product.argtypes = [POINTER(Weights), c_void_p, c_void_p, c_long, c_int]
+    found.column.argtypes = [
+        POINTER(Layer), POINTER(Shape), *[c_void_p] * 6, c_long, c_long, c_void_p, c_int
+    ]  # fmt: skip
+    found.product.restype = found.column.restype = None
+    return found
+
+
+def available() -> bool:
+    """Whether this machine can have it."""
+    try:
+        library()
+    except ValueError:
+        return False
+    return True
 
 
 def _compiler() -> str:
@@ -73,16 +117,16 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unified"
 
 
-def _compile(compiler: str, flags: list[str], source: Path, target: Path) -> None:
+def compile_to(compiler: str, flags: list[str], target: Path) -> None:
     """With threads where the compiler has OpenMP: torch's own, which is loaded already."""
     with tempfile.TemporaryDirectory(dir=target.parent) as place:
         for threads in (["-fopenmp"], []):
             out = Path(place) / target.name
-            given = [compiler, *flags, *threads, str(source), "-o", str(out)]
+            given = [compiler, *flags, *threads, str(SOURCE), "-lm", "-o", str(out)]
             ran = subprocess.run(given, capture_output=True, text=True, errors="replace")
             if ran.returncode == 0:
                 out.replace(target)
                 return
     said = ran.stderr.strip().splitlines() or [f"status {ran.returncode}"]
-    raise ValueError(f"{compiler} could not compile {source.name}: {said[0]}; another compiler may"
+    raise ValueError(f"{compiler} could not compile {SOURCE.name}: {said[0]}; another compiler may"
                      " (set CC), or load without weights=")  # fmt: skip

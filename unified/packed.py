@@ -1,7 +1,7 @@
 """Linear layers whose weights are packed for decoding on a CPU: 16, 8 or 4 bits each.
 
 A step of decoding reads every weight once for a row or two, so its time is that of reading them.
-The product is in C (packed.c). Sums are in fp32 throughout, inputs too, and what a row gives does
+The product is in C (step.c). Sums are in fp32 throughout, inputs too, and what a row gives does
 not depend on the rows beside it.
 
     half    fp16
@@ -16,20 +16,17 @@ alone, which packs nothing: the model is in bf16, or in fp16 where the GPU has n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import c_int, c_long, c_void_p
-from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from unified.native import library
+from unified.native import Weights, library
 from unified.precision import fast_bf16
 
 KINDS = ("half", "int8", "int4")
-TILE, UNIT = 4, 32  # outputs and inputs that lie together, as in packed.c
+TILE, UNIT = 4, 32  # outputs and inputs that lie together, as in step.c
 GROUP = UNIT  # inputs that share a scale and a zero, int4
 LARGEST = torch.finfo(torch.float16).max
 
@@ -56,7 +53,7 @@ class Packed(nn.Module):
         self.bytes = sum(
             part.nbytes for part in (self.codes, self.pairs, self.scale) if part is not None
         )
-        _product()
+        library()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[-1] != self.inputs or x.device.type != "cpu":
@@ -66,21 +63,15 @@ class Packed(nn.Module):
         if self.inputs % UNIT:
             rows = nn.functional.pad(rows, (0, -self.inputs % UNIT))
         y = rows.new_empty(len(rows), self.outputs)
-        parts = (self.codes, self.pairs, self.scale, self.bias, rows, y)
-        _product()(
-            self.bits, *(None if part is None else part.data_ptr() for part in parts), len(rows),
-            self.outputs, self.units * UNIT, torch.get_num_threads(),
-        )  # fmt: skip
+        threads = torch.get_num_threads()
+        library().product(self.weights(), rows.data_ptr(), y.data_ptr(), len(rows), threads)
         return y.view(*x.shape[:-1], self.outputs)
 
-
-@cache
-def _product() -> Any:
-    """`product` of packed.c."""
-    found = library(Path(__file__).with_suffix(".c")).product
-    found.argtypes = [c_int, *[c_void_p] * 6, *[c_long] * 3, c_int]
-    found.restype = None
-    return found
+    def weights(self) -> Weights:
+        """Where they lie."""
+        parts = (self.codes, self.pairs, self.scale, self.bias)
+        places = (None if part is None else part.data_ptr() for part in parts)
+        return Weights(*places, self.outputs, self.units * UNIT, self.bits)
 
 
 def _tiled(parts: torch.Tensor) -> torch.Tensor:
@@ -216,7 +207,7 @@ def check(kind: str, device: str | torch.device) -> None:
             f"{kind} weights are for a CPU; on {place} load without weights= or on device cpu"
             f"{halves}"
         )
-    _product()
+    library()
 
 
 @torch.no_grad()

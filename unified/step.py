@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unified.column import Column, follows
 from unified.layers import MLP
 from unified.packed import Part
 
@@ -67,6 +68,7 @@ class Step:
             self.table = torch.empty(shape, device=device, dtype=dtype)
             self.met = torch.zeros(shape[0], dtype=torch.bool, device=device)
         self.mark = _mark(model)  # of weights where they now lie
+        self.compiled = Column.of(self)
         self.lasting = lasting(model)
 
     @classmethod
@@ -85,7 +87,7 @@ class Step:
         positions = torch.arange(count, device=self.model.device)
         like = torch.empty(0, device=self.model.device, dtype=self.model.dtype)
         cos, sin = self.model.decoder.rotary_emb(like, positions[None])
-        self.cos, self.sin = cos[0, :, None], sin[0, :, None].clone()  # (positions, 1, width)
+        self.cos, self.sin = cos[0, :, None].contiguous(), sin[0, :, None].clone()
         self.sin[..., : sin.shape[-1] // 2].neg_()  # of the half that `roll` brings there
 
     def embed(
@@ -139,6 +141,8 @@ class Step:
             bias: (rows, positions so far and this one), added to scores; None: all is seen.
         """
         self.reach(max(positions) + 1)
+        if self.compiled is not None and follows(cache):
+            return self.norm(self.compiled(x, positions, cache, self))
         return self.column(x, torch.tensor(positions, device=x.device), cache, bias)
 
     def reach(self, count: int) -> None:
@@ -166,6 +170,17 @@ class Step:
             gate, up = layer.gate_up(layer.between(x)).chunk(2, -1)
             x = x + layer.down(layer.activation(gate).mul_(up))
         return self.norm(x)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several linear layers of one input as one."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)
 
 
 class _Norm:
@@ -273,7 +288,7 @@ def _product(layers: Sequence[Any]) -> Product:
     weight, bias = _shared([layer.weight for layer in layers]), None
     if first.bias is not None:
         bias = _shared([layer.bias for layer in layers])
-    return lambda x: F.linear(x, weight, bias)
+    return Joined(weight, bias)
 
 
 def _shared(parts: Sequence[nn.Parameter]) -> torch.Tensor:

@@ -1,0 +1,112 @@
+"""A decoder's layers over the tokens of one step, in C: `Step.column` without a return to Python.
+
+    x, rotations, cache -> (norm, qkv, rope, cache, attention, out, norm, gate and up, down) a layer
+
+Reads the weights where they lie, plain fp32 ones or packed ones, and a `RowCache` in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.activations import SiLUActivation
+
+from unified.cache import RowCache
+from unified.native import Layer, Shape, Weights, available, library
+from unified.packed import UNIT, Packed
+
+if TYPE_CHECKING:
+    from unified.step import Step
+
+LANES = 16  # of a vector, as in step.c
+SILU = nn.SiLU, SiLUActivation
+
+
+class Column:
+    """What C reads of a step, as long as the step holds. Build it with `of`."""
+
+    def __init__(self, layers: Sequence[Any], products: Sequence[Sequence[Weights]], eps: float):
+        first, size = layers[0], products[0][0].inputs
+        norms = [(own.before, own.between, own.head_norm) for own in layers]
+        self.kept = [[None if n is None else n.weight.contiguous() for n in own] for own in norms]
+        self.layers = (Layer * len(layers))()
+        for into, weights, kept in zip(self.layers, products, self.kept, strict=True):
+            into.qkv, into.out, into.gate_up, into.down = weights
+            into.before, into.between, into.head_norm = (
+                None if weight is None else weight.data_ptr() for weight in kept
+            )
+        self.shape = Shape(
+            len(layers), size, first.heads, first.kv_heads, first.width, products[0][3].inputs,
+            first.scale, eps,
+        )  # fmt: skip
+        heads, mixed = first.heads * first.width, products[0][0].outputs
+        self.floats = size + mixed + heads + 3 * self.shape.inner  # of a token, beside its scores
+
+    @classmethod
+    def of(cls, step: Step) -> Column | None:
+        """None where it cannot be: on a GPU, in bf16, without a compiler, of sizes that are no
+        whole vectors, or where a layer is none that step.c knows."""
+        layers, products = step.layers, []
+        for layer in layers:
+            found = [_weights(own) for own in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+            products.append([own for own in found if own is not None])
+        norms = [getattr(own, "tiny", None) for layer in layers for own in _norms(layer)]
+        width = layers[0].width
+        if (
+            min(map(len, products)) < 4
+            or len(set(norms)) > 1
+            or norms[0] is None
+            or not all(isinstance(layer.activation, SILU) for layer in layers)
+            or width % LANES
+            or step.cos.shape[-1] != width
+            or step.cos.dtype != torch.float32
+            or not available()
+        ):
+            return None
+        return cls(layers, products, norms[0])
+
+    def __call__(
+        self, x: torch.Tensor, positions: Sequence[int], cache: RowCache, step: Step
+    ) -> torch.Tensor:
+        """Hidden states before the last norm, (tokens, D); see `Step.__call__`."""
+        count, (_, capacity) = len(x), cache.place.capacity
+        for own, (keys, values) in zip(self.layers, cache.settle(0, 0), strict=True):
+            own.keys, own.values = keys.data_ptr(), values.data_ptr()
+        out = x.clone(memory_format=torch.contiguous_format)
+        rows, columns = zip(*cache.place.targets, strict=True)
+        at = torch.tensor((positions, rows, columns))
+        room = x.new_empty(count * (self.floats + self.shape.heads * capacity))
+        library().column(
+            self.layers, self.shape, out.data_ptr(), step.cos.data_ptr(), step.sin.data_ptr(),
+            at[0].data_ptr(), at[1].data_ptr(), at[2].data_ptr(), count, capacity,
+            room.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+
+def follows(cache: Any) -> bool:
+    """Whether a cache is one that C can write, and what is next are single columns of rows."""
+    if not isinstance(cache, RowCache) or cache.place.blocks or not cache.place.targets:
+        return False
+    return all(layer.buffers is not None for layer in cache.layers)  # type: ignore[attr-defined]
+
+
+def _weights(product: Any) -> Weights | None:
+    """Where a product's weights lie, None where C cannot read them."""
+    if isinstance(product, Packed):
+        return None if product.inputs % UNIT else product.weights()
+    weight, bias = getattr(product, "weight", None), getattr(product, "bias", None)
+    if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    outputs, inputs = weight.shape
+    if inputs % UNIT or not weight.is_contiguous():
+        return None
+    place = None if bias is None else bias.data_ptr()
+    return Weights(weight.data_ptr(), None, None, place, outputs, inputs, 32)
+
+
+def _norms(layer: Any) -> list[Any]:
+    return [own for own in (layer.before, layer.between, layer.head_norm) if own is not None]

@@ -1,0 +1,334 @@
+/* A step of decoding on a CPU: y = x W^T + b for a few rows (packed.py), and a decoder's layers over
+ * the tokens of one step (step.py).
+ *
+ * A step reads every weight once, for a row or two: what counts is that memory never waits. So
+ * packed weights lie in the order in which they are read, TILE outputs side by side for every UNIT
+ * inputs, and are asked for AHEAD bytes before their turn. Sums are in fp32; a row's are the same
+ * whatever rows are beside it, because every output of every row has one sum of its own, in one
+ * order.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#define TILE 4     /* outputs at a time; 4 rows of them are 16 sums in registers */
+#define LANES 16   /* of a sum, and of the vectors below */
+#define UNIT 32    /* inputs that lie together */
+#define BLOCK 32   /* rows at a time: their inputs stay in the second cache */
+#define AHEAD 2048 /* bytes */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float four __attribute__((vector_size(16), aligned(4)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4)));
+
+/* --- weights -------------------------------------------------------------------------------- */
+
+INLINE vec from_half(const uint8_t *p) {
+#ifdef __AVX512F__
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__)
+    vec out;
+    for (int k = 0; k < 2; k++) {
+        __m256 part = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + k));
+        memcpy((char *)&out + 32 * k, &part, 32);
+    }
+    return out;
+#else
+    vec out;
+    for (int k = 0; k < LANES; k++) {
+        _Float16 one;
+        memcpy(&one, p + 2 * k, 2);
+        out[k] = (float)one;
+    }
+    return out;
+#endif
+}
+
+INLINE vec from_int8(const uint8_t *p) {
+#ifdef __AVX512F__
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#else
+    vec out;
+    for (int k = 0; k < LANES; k++) out[k] = (float)(int8_t)p[k];
+    return out;
+#endif
+}
+
+/* 32 numbers of 4 bits, (number - 8) scale + zero. A byte has inputs k and k + 16. */
+INLINE void from_int4(const uint8_t *p, const float *pair, vec *low, vec *high) {
+    const float scale = pair[0], zero = pair[1];
+#ifdef __AVX512F__
+    const __m512 count = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    /* all sixteen values of this group, of which a code chooses by its lowest 4 bits */
+    __m512 values = _mm512_fmadd_ps(count, _mm512_set1_ps(scale), _mm512_set1_ps(zero));
+    __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+    *low = (vec)_mm512_permutexvar_ps(codes, values);
+    *high = (vec)_mm512_permutexvar_ps(_mm512_srli_epi32(codes, 4), values);
+#else
+    for (int k = 0; k < LANES; k++) {
+        (*low)[k] = (float)((p[k] & 15) - 8) * scale + zero;
+        (*high)[k] = (float)((p[k] >> 4) - 8) * scale + zero;
+    }
+#endif
+}
+
+INLINE four quarter(vec x) {
+    float a[LANES];
+    memcpy(a, &x, sizeof a);
+    four p, q, r, s;
+    memcpy(&p, a, 16), memcpy(&q, a + 4, 16), memcpy(&r, a + 8, 16), memcpy(&s, a + 12, 16);
+    return (p + r) + (q + s);
+}
+
+/* The sum of each of four vectors. */
+INLINE four sums(const vec *x) {
+    four a = quarter(x[0]), b = quarter(x[1]), c = quarter(x[2]), d = quarter(x[3]);
+    four ab = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
+    four cd = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+typedef struct {
+    const uint8_t *codes;  /* (N / TILE, K / UNIT, TILE, UNIT * bits / 8); of 32 bits (N, K) */
+    const float *pairs;    /* (N / TILE, K / UNIT, TILE, 2), scale and zero of 4 bits, else NULL */
+    const float *scale;    /* (N,) of 8 bits, else NULL */
+    const float *bias;     /* (N,) or NULL */
+    long outputs, inputs;  /* N as it is wanted; K a multiple of UNIT */
+    int bits;              /* 32, 16, 8 or 4 */
+} Weights;
+
+/* One tile of outputs of a few rows; `bits` and `rows` are known to the compiler. */
+INLINE void tile(int bits, int rows, const Weights *w, long n, const float *x, float *y, int add) {
+    const long K = w->inputs, N = w->outputs, size = UNIT * bits / 8;
+    const uint8_t *p = w->codes + n * K * bits / 8;
+    const float *pair = w->pairs ? w->pairs + 2 * n * (K / UNIT) : NULL;
+    long row[TILE]; /* where outputs lie, of 32 bits; beyond the last one it stands again */
+    for (int o = 0; o < TILE; o++) row[o] = n + o < N ? o * K * 4 : (N - 1 - n) * K * 4;
+    vec acc[4][TILE];
+    for (int m = 0; m < rows; m++)
+        for (int o = 0; o < TILE; o++) acc[m][o] = (vec){0};
+    for (long k = 0; k < K; k += UNIT, p += bits == 32 ? size : TILE * size) {
+        if (bits != 32)
+            for (long at = 0; at < TILE * size; at += 64) __builtin_prefetch(p + AHEAD + at);
+        vec a[4], b[4];
+        for (int m = 0; m < rows; m++) {
+            a[m] = *(const vec *)(x + m * K + k);
+            b[m] = *(const vec *)(x + m * K + k + LANES);
+        }
+#pragma GCC unroll 4
+        for (int o = 0; o < TILE; o++) {
+            const uint8_t *q = p + (bits == 32 ? row[o] : o * size);
+            vec low, high;
+            if (bits == 4) {
+                from_int4(q, pair, &low, &high);
+                pair += 2;
+            } else if (bits == 8) {
+                low = from_int8(q), high = from_int8(q + LANES);
+            } else if (bits == 16) {
+                low = from_half(q), high = from_half(q + 2 * LANES);
+            } else {
+                __builtin_prefetch(q + AHEAD), __builtin_prefetch(q + AHEAD + 64);
+                low = *(const vec *)q, high = *(const vec *)(q + 4 * LANES);
+            }
+            for (int m = 0; m < rows; m++) {
+                acc[m][o] += low * a[m];
+                acc[m][o] += high * b[m];
+            }
+        }
+    }
+    for (int m = 0; m < rows; m++) {
+        four found = sums(acc[m]);
+        for (int o = 0; o < TILE && n + o < N; o++) {
+            float one = found[o];
+            if (w->scale) one *= w->scale[n + o];
+            if (w->bias) one += w->bias[n + o];
+            y[m * N + n + o] = add ? y[m * N + n + o] + one : one;
+        }
+    }
+}
+
+INLINE void tiles(int bits, const Weights *w, const float *x, float *y, long rows, int add) {
+    const long count = (w->outputs + TILE - 1) / TILE, K = w->inputs, N = w->outputs;
+    for (long start = 0; start < rows; start += BLOCK) {
+        const long stop = start + BLOCK < rows ? start + BLOCK : rows;
+#pragma omp for schedule(static)
+        for (long t = 0; t < count; t++) {
+            const long n = t * TILE;
+            long m = start;
+            for (; m + 4 <= stop; m += 4) tile(bits, 4, w, n, x + m * K, y + m * N, add);
+            for (; m + 2 <= stop; m += 2) tile(bits, 2, w, n, x + m * K, y + m * N, add);
+            for (; m < stop; m++) tile(bits, 1, w, n, x + m * K, y + m * N, add);
+        }
+    }
+}
+
+/* A product by all threads of a team: x (rows, K) -> y (rows, N), contiguous; or added to y. */
+static void multiply(const Weights *w, const float *x, float *y, long rows, int add) {
+    if (w->bits == 32) tiles(32, w, x, y, rows, add);
+    if (w->bits == 16) tiles(16, w, x, y, rows, add);
+    if (w->bits == 8) tiles(8, w, x, y, rows, add);
+    if (w->bits == 4) tiles(4, w, x, y, rows, add);
+}
+
+void product(const Weights *w, const float *x, float *y, long rows, int threads) {
+#pragma omp parallel num_threads(threads)
+    multiply(w, x, y, rows, 0);
+}
+
+/* --- a decoder's layers --------------------------------------------------------------------- */
+
+typedef struct {
+    Weights qkv, out, gate_up, down;
+    const float *before, *between; /* weights of norms, (size,) */
+    const float *head_norm;        /* (heads + kv_heads, width), or NULL */
+    float *keys, *values;          /* (rows, kv_heads, width, capacity), (…, capacity, width) */
+} Layer;
+
+typedef struct {
+    long layers, size, heads, kv_heads, width, inner; /* width of a head, a multiple of LANES */
+    float scale, eps;
+} Shape;
+
+INLINE vec largest(vec a, vec b) {
+    const ints first = a > b;
+    return (vec)(((ints)a & first) | ((ints)b & ~first));
+}
+
+/* e to the x, within 2 units in the last place: 2^n times a polynomial (Cephes' expf). */
+INLINE vec power(vec x) {
+    const vec none = (vec){0};
+    x = largest(x, none - 87.0f);
+    x = none - largest(none - x, none - 88.0f);
+    const float magic = 12582912.0f; /* 1.5 * 2^23: what is added to it is rounded */
+    vec n = (x * 1.44269504f + magic) - magic;
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec y = none + 1.9875691500e-4f;
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    ints bits = (__builtin_convertvector(n, ints) + 127) << 23;
+    return y * (vec)bits;
+}
+
+/* Sums in the order of the lanes, so that they are the same everywhere. */
+static float dot(const float *a, const float *b, long count) {
+    vec found = (vec){0};
+    for (long k = 0; k < count; k += LANES) found += *(const vec *)(a + k) * *(const vec *)(b + k);
+    const vec all[4] = {found, found, found, found};
+    return sums(all)[0];
+}
+
+/* RMSNorm of one row, `count` a multiple of LANES. */
+static void norm(const float *x, const float *weight, float eps, float *y, long count) {
+    const float by = 1 / sqrtf(dot(x, x, count) / count + eps);
+    for (long k = 0; k < count; k += LANES)
+        *(vec *)(y + k) = *(const vec *)(x + k) * by * *(const vec *)(weight + k);
+}
+
+/* One head's vector, normed and turned by its position, in place. */
+static void turn(float *x, const float *weight, float eps, const float *cos, const float *sin,
+                 long width) {
+    if (weight) norm(x, weight, eps, x, width);
+    for (long k = 0; k < width / 2; k++) {
+        const float a = x[k], b = x[k + width / 2];
+        x[k] = a * cos[k] + b * sin[k];
+        x[k + width / 2] = b * cos[k + width / 2] + a * sin[k + width / 2];
+    }
+}
+
+/* One query over the positions that it sees; `scores` has room for `capacity` of them. */
+static void attend(const float *query, const float *keys, const float *values, float scale,
+                   long seen, long capacity, long width, float *scores, float *out) {
+    for (long j = 0; j < seen; j += 4 * LANES) { /* capacity is a multiple of it */
+        vec a[4] = {{0}, {0}, {0}, {0}};
+        for (long d = 0; d < width; d++)
+            for (int k = 0; k < 4; k++)
+                a[k] += query[d] * *(const vec *)(keys + d * capacity + j + k * LANES);
+        for (int k = 0; k < 4; k++) *(vec *)(scores + j + k * LANES) = a[k] * scale;
+    }
+    const long whole = (seen + LANES - 1) / LANES * LANES;
+    for (long j = seen; j < whole; j++) scores[j] = -INFINITY;
+    vec highest = *(vec *)scores, total = (vec){0};
+    for (long j = LANES; j < whole; j += LANES)
+        highest = largest(highest, *(vec *)(scores + j));
+    float most = highest[0];
+    for (int k = 1; k < LANES; k++) most = highest[k] > most ? highest[k] : most;
+    for (long j = 0; j < whole; j += LANES) { /* beyond what is seen, e^-87 */
+        vec part = power(*(vec *)(scores + j) - most);
+        *(vec *)(scores + j) = part;
+        total += part;
+    }
+    const vec all[4] = {total, total, total, total};
+    const float by = 1 / sums(all)[0];
+    for (long d = 0; d < width; d += LANES) {
+        vec found[2] = {{0}, {0}};
+        for (long j = 0; j + 1 < seen; j += 2)
+            for (int k = 0; k < 2; k++)
+                found[k] += scores[j + k] * *(const vec *)(values + (j + k) * width + d);
+        if (seen % 2) found[0] += scores[seen - 1] * *(const vec *)(values + (seen - 1) * width + d);
+        *(vec *)(out + d) = (found[0] + found[1]) * by;
+    }
+}
+
+/* Tokens of one step through all layers: each is written to its row's column of the cache and sees
+ * the columns up to it.
+ *
+ * x: (tokens, size), in place. cos, sin: (positions, width), sin of the first half negated.
+ * positions, rows, columns: of the tokens. room: for (tokens, size + (heads + 2 kv_heads) * width +
+ * heads * width + 3 * inner + heads * capacity).
+ */
+void column(const Layer *layers, const Shape *s, float *x, const float *cos, const float *sin,
+            const int64_t *positions, const int64_t *rows, const int64_t *columns, long tokens,
+            long capacity, float *room, int threads) {
+    const long D = s->size, W = s->width, H = s->heads, G = s->kv_heads, I = s->inner;
+    const long all = (H + 2 * G) * W, share = H / G;
+    float *normed = room, *mixed = normed + tokens * D, *seen = mixed + tokens * all;
+    float *wide = seen + tokens * H * W, *gated = wide + tokens * 2 * I;
+    float *scores = gated + tokens * I;
+#pragma omp parallel num_threads(threads)
+    for (const Layer *l = layers; l < layers + s->layers; l++) {
+#pragma omp for schedule(static)
+        for (long t = 0; t < tokens; t++)
+            norm(x + t * D, l->before, s->eps, normed + t * D, D);
+        multiply(&l->qkv, normed, mixed, tokens, 0);
+#pragma omp for schedule(static)
+        for (long k = 0; k < tokens * (H + 2 * G); k++) {
+            const long t = k / (H + 2 * G), h = k % (H + 2 * G), at = positions[t] * W;
+            float *own = mixed + t * all + h * W;
+            if (h < H + G)
+                turn(own, l->head_norm ? l->head_norm + h * W : NULL, s->eps, cos + at, sin + at, W);
+            if (h >= H + G) {
+                const long base = rows[t] * G + h - H - G;
+                memcpy(l->values + (base * capacity + columns[t]) * W, own, 4 * W);
+            } else if (h >= H) {
+                float *keys = l->keys + (rows[t] * G + h - H) * W * capacity + columns[t];
+                for (long d = 0; d < W; d++) keys[d * capacity] = own[d];
+            }
+        }
+#pragma omp for schedule(static)
+        for (long k = 0; k < tokens * H; k++) {
+            const long t = k / H, h = k % H, base = (rows[t] * G + h / share) * W * capacity;
+            attend(mixed + t * all + h * W, l->keys + base, l->values + base, s->scale,
+                   columns[t] + 1, capacity, W, scores + k * capacity, seen + k * W);
+        }
+        multiply(&l->out, seen, x, tokens, 1);
+#pragma omp for schedule(static)
+        for (long t = 0; t < tokens; t++)
+            norm(x + t * D, l->between, s->eps, normed + t * D, D);
+        multiply(&l->gate_up, normed, wide, tokens, 0);
+#pragma omp for schedule(static)
+        for (long k = 0; k < tokens * (I / LANES); k++) {
+            const long t = k / (I / LANES), at = k % (I / LANES) * LANES;
+            vec gate = *(vec *)(wide + t * 2 * I + at), up = *(vec *)(wide + t * 2 * I + I + at);
+            *(vec *)(gated + t * I + at) = gate * up / (1 + power(-gate));
+        }
+        multiply(&l->down, gated, x, tokens, 1);
+    }
+}
