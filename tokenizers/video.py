@@ -27,7 +27,7 @@ from unified.tokenizers.quantizers import FiniteScalar
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """Sizes. Defaults: 64x64 pixels, 3 codes of 512 for each of 64 patches and 4 frames.
+    """Sizes. Defaults: 64x64 pixels, 6 codes of 512 for each of 64 patches and 4 frames.
 
     Attributes:
         group: frames of a step.
@@ -46,7 +46,7 @@ class VideoConfig:
     layers: int = 3
     heads: int = 5
     kernel: int = 3
-    codes: int = 3
+    codes: int = 6
     levels: tuple[int, ...] = (8, 8, 8)
     decoder_width: int = 160
     decoder_layers: int = 3

@@ -105,7 +105,7 @@ def _weights(product: Any) -> Weights | None:
     if inputs % UNIT or not weight.is_contiguous():
         return None
     place = None if bias is None else bias.data_ptr()
-    return Weights(weight.data_ptr(), None, None, place, outputs, inputs, 32)
+    return Weights(weight.data_ptr(), None, place, outputs, inputs, 32)
 
 
 def _norms(layer: Any) -> list[Any]:

@@ -29,7 +29,7 @@ class Weights(Structure):
     """A linear layer, as in step.c."""
 
     _fields_ = [
-        ("codes", c_void_p), ("pairs", c_void_p), ("scale", c_void_p), ("bias", c_void_p),
+        ("codes", c_void_p), ("scale", c_void_p), ("bias", c_void_p),
         ("outputs", c_long), ("inputs", c_long), ("bits", c_int),
     ]  # fmt: skip
 

@@ -35,24 +35,22 @@ class Packed(nn.Module):
     """y = W x + b. A kind of it says how W is coded.
 
     Args:
-        codes: (N, K / UNIT, bytes of UNIT weights), uint8.
-        pairs: (N, K / UNIT, 2) float32 or None. scale, bias: (N,) float32 or None.
+        parts: (N, K / UNIT, bytes) uint8, what stands for UNIT inputs of an output; the parts of
+            TILE outputs follow each other. scale, bias: (N,) float32 or None.
     """
 
     bits: ClassVar[int]
 
     def __init__(
-        self, codes: torch.Tensor, inputs: int, *, pairs: torch.Tensor | None = None,
-        scale: torch.Tensor | None = None, bias: torch.Tensor | None = None,
+        self, inputs: int, *parts: torch.Tensor, scale: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.inputs, self.outputs, self.units = inputs, len(codes), codes.shape[1]
+        self.inputs, (self.outputs, self.units, _) = inputs, parts[0].shape
         # no buffers: they would change their dtype with the model's
-        self.codes, self.pairs = _tiled(codes), None if pairs is None else _tiled(pairs)
+        self.codes = torch.cat([_tiled(part) for part in parts], -1)
         self.scale, self.bias = scale, None if bias is None else bias.float().contiguous()
-        self.bytes = sum(
-            part.nbytes for part in (self.codes, self.pairs, self.scale) if part is not None
-        )
+        self.bytes = self.codes.nbytes + (0 if scale is None else scale.nbytes)
         library()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -69,15 +67,15 @@ class Packed(nn.Module):
 
     def weights(self) -> Weights:
         """Where they lie."""
-        parts = (self.codes, self.pairs, self.scale, self.bias)
+        parts = (self.codes, self.scale, self.bias)
         places = (None if part is None else part.data_ptr() for part in parts)
         return Weights(*places, self.outputs, self.units * UNIT, self.bits)
 
 
-def _tiled(parts: torch.Tensor) -> torch.Tensor:
-    """(N, units, ...) -> (N / TILE, units, TILE, ...), outputs filled up with zeros."""
-    whole = nn.functional.pad(parts, (0, 0, 0, 0, 0, -len(parts) % TILE))
-    return whole.unflatten(0, (-1, TILE)).transpose(1, 2).contiguous()
+def _tiled(part: torch.Tensor) -> torch.Tensor:
+    """(N, units, bytes) -> (N / TILE, units, TILE * bytes), outputs filled up with zeros."""
+    whole = nn.functional.pad(part, (0, 0, 0, 0, 0, -len(part) % TILE))
+    return whole.unflatten(0, (-1, TILE)).transpose(1, 2).flatten(2)
 
 
 def _filled(weight: torch.Tensor) -> torch.Tensor:
@@ -94,7 +92,7 @@ class Half(Packed):
         if not weight.abs().max() <= LARGEST:
             raise ValueError(f"a weight beyond {LARGEST:.0f} has no fp16; load without weights=")
         codes = _filled(weight).half().unflatten(1, (-1, UNIT)).view(torch.uint8)
-        super().__init__(codes, weight.shape[1], bias=bias)
+        super().__init__(weight.shape[1], codes, bias=bias)
 
 
 class Int8(Packed):
@@ -106,7 +104,7 @@ class Int8(Packed):
         scale = weight.float().abs().amax(1).clamp_min(1e-12) / 127
         codes = (_filled(weight) / scale[:, None]).round_().to(torch.int8)
         whole = codes.unflatten(1, (-1, UNIT)).view(torch.uint8)
-        super().__init__(whole, weight.shape[1], scale=scale, bias=bias)
+        super().__init__(weight.shape[1], whole, scale=scale, bias=bias)
 
 
 class Int4(Packed):
@@ -120,7 +118,7 @@ class Int4(Packed):
             raise ValueError(f"int4 weights need inputs in groups of {GROUP}; here are {inputs}")
         codes, pairs = _four_bits(weight.float().unflatten(1, (-1, GROUP)))
         low, high = codes.to(torch.uint8).chunk(2, -1)
-        super().__init__(low | high << 4, inputs, pairs=pairs, bias=bias)
+        super().__init__(inputs, low | high << 4, pairs.view(torch.uint8), bias=bias)
 
 
 def _four_bits(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -93,27 +93,31 @@ INLINE four sums(const vec *x) {
 }
 
 typedef struct {
-    const uint8_t *codes;  /* (N / TILE, K / UNIT, TILE, UNIT * bits / 8); of 32 bits (N, K) */
-    const float *pairs;    /* (N / TILE, K / UNIT, TILE, 2), scale and zero of 4 bits, else NULL */
-    const float *scale;    /* (N,) of 8 bits, else NULL */
-    const float *bias;     /* (N,) or NULL */
-    long outputs, inputs;  /* N as it is wanted; K a multiple of UNIT */
-    int bits;              /* 32, 16, 8 or 4 */
+    const uint8_t *codes; /* (N / TILE, K / UNIT, step(bits)): the codes of a tile for a unit of
+                           * inputs, (TILE, UNIT), and of 4 bits scales and zeros, (TILE, 2), after
+                           * them; of 32 bits (N, K) */
+    const float *scale;   /* (N,) of 8 bits, else NULL */
+    const float *bias;    /* (N,) or NULL */
+    long outputs, inputs; /* N as it is wanted; K a multiple of UNIT */
+    int bits;             /* 32, 16, 8 or 4 */
 } Weights;
+
+INLINE long step(int bits) {
+    return bits == 32 ? UNIT * 4 : TILE * (UNIT * bits / 8 + (bits == 4 ? 8 : 0));
+}
 
 /* One tile of outputs of a few rows; `bits` and `rows` are known to the compiler. */
 INLINE void tile(int bits, int rows, const Weights *w, long n, const float *x, float *y, int add) {
     const long K = w->inputs, N = w->outputs, size = UNIT * bits / 8;
-    const uint8_t *p = w->codes + n * K * bits / 8;
-    const float *pair = w->pairs ? w->pairs + 2 * n * (K / UNIT) : NULL;
+    const uint8_t *p = w->codes + (bits == 32 ? n * K * 4 : n / TILE * (K / UNIT) * step(bits));
     long row[TILE]; /* where outputs lie, of 32 bits; beyond the last one it stands again */
     for (int o = 0; o < TILE; o++) row[o] = n + o < N ? o * K * 4 : (N - 1 - n) * K * 4;
     vec acc[4][TILE];
     for (int m = 0; m < rows; m++)
         for (int o = 0; o < TILE; o++) acc[m][o] = (vec){0};
-    for (long k = 0; k < K; k += UNIT, p += bits == 32 ? size : TILE * size) {
-        if (bits != 32)
-            for (long at = 0; at < TILE * size; at += 64) __builtin_prefetch(p + AHEAD + at);
+    for (long k = 0; k < K; k += UNIT, p += step(bits)) {
+        for (long at = 0; at < step(bits) && bits != 32; at += 64)
+            __builtin_prefetch(p + AHEAD + at);
         vec a[4], b[4];
         for (int m = 0; m < rows; m++) {
             a[m] = *(const vec *)(x + m * K + k);
@@ -124,8 +128,7 @@ INLINE void tile(int bits, int rows, const Weights *w, long n, const float *x, f
             const uint8_t *q = p + (bits == 32 ? row[o] : o * size);
             vec low, high;
             if (bits == 4) {
-                from_int4(q, pair, &low, &high);
-                pair += 2;
+                from_int4(q, (const float *)(p + TILE * size) + 2 * o, &low, &high);
             } else if (bits == 8) {
                 low = from_int8(q), high = from_int8(q + LANES);
             } else if (bits == 16) {
@@ -143,9 +146,8 @@ INLINE void tile(int bits, int rows, const Weights *w, long n, const float *x, f
     for (int m = 0; m < rows; m++) {
         four found = sums(acc[m]);
         for (int o = 0; o < TILE && n + o < N; o++) {
-            float one = found[o];
-            if (w->scale) one *= w->scale[n + o];
-            if (w->bias) one += w->bias[n + o];
+            const float scale = w->scale ? w->scale[n + o] : 1, bias = w->bias ? w->bias[n + o] : 0;
+            const float one = fmaf(found[o], scale, bias); /* one rounding, however it is compiled */
             y[m * N + n + o] = add ? y[m * N + n + o] + one : one;
         }
     }
