@@ -30,13 +30,13 @@ class Column:
 
     def __init__(self, layers: Sequence[Any], products: Sequence[Sequence[Weights]], eps: float):
         first, size = layers[0], products[0][0].inputs
-        norms = [(own.before, own.between, own.head_norm) for own in layers]
-        self.kept = [[None if n is None else n.weight.contiguous() for n in own] for own in norms]
+        self.held = list(map(_held, layers))  # C reads where they lie, so they have to stay there
         self.layers = (Layer * len(layers))()
-        for into, weights, kept in zip(self.layers, products, self.kept, strict=True):
+        for into, weights, own in zip(self.layers, products, layers, strict=True):
             into.qkv, into.out, into.gate_up, into.down = weights
+            norms = own.before, own.between, own.head_norm
             into.before, into.between, into.head_norm = (
-                None if weight is None else weight.data_ptr() for weight in kept
+                None if norm is None else norm.weight.data_ptr() for norm in norms
             )
         self.shape = Shape(
             len(layers), size, first.heads, first.kv_heads, first.width, products[0][3].inputs,
@@ -59,6 +59,7 @@ class Column:
             min(map(len, products)) < 4
             or len(set(norms)) > 1
             or norms[0] is None
+            or not all(own.weight.is_contiguous() for layer in layers for own in _norms(layer))
             or not all(isinstance(layer.activation, SILU) for layer in layers)
             or width % LANES
             or step.cos.shape[-1] != width
@@ -106,6 +107,13 @@ def _weights(product: Any) -> Weights | None:
         return None
     place = None if bias is None else bias.data_ptr()
     return Weights(weight.data_ptr(), None, place, outputs, inputs, 32)
+
+
+def _held(layer: Any) -> list[torch.Tensor]:
+    """The memory of a layer's plain weights; packed ones hold their own."""
+    parts = [layer.qkv, layer.out, layer.gate_up, layer.down, *_norms(layer)]
+    both = [getattr(own, name, None) for own in parts for name in ("weight", "bias")]
+    return [one.detach() for one in both if isinstance(one, torch.Tensor)]
 
 
 def _norms(layer: Any) -> list[Any]:

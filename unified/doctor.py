@@ -54,7 +54,10 @@ def examine(
     yield _place()
     if packages.status == "fail":
         return
-    yield _device(device)
+    found = _device(device)
+    yield found
+    if found.status != "fail" and not _on_gpu(device):
+        yield _decoding()
     weights = _weights(model)
     yield weights
     if weights.status != "fail":
@@ -120,6 +123,27 @@ def _device(device: str | None) -> Check:
         advice = "Leave --device out, or install torch with CUDA on a machine with a GPU."
         return Check("device", "fail", f"no CUDA device; {found}", advice, following)
     return Check("device", "ok", found, next=following)
+
+
+def _on_gpu(device: str | None) -> bool:
+    from unified.device import placed
+
+    return placed(device).startswith("cuda")
+
+
+def _decoding() -> Check:
+    from unified import native
+
+    following = "Checking the weights"
+    try:
+        native.library()
+    except ValueError as error:
+        advice = "Decoding by torch is two to three times slower, and takes no --weights."
+        return Check("decoding", "warn", explain(error), advice, following)
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    return Check("decoding", "ok", f"in C, compiled for {capability}", next=following)
 
 
 def _weights(model: str | None) -> Check:

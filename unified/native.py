@@ -98,6 +98,9 @@ def available() -> bool:
 
 
 def _compiler() -> str:
+    if os.name != "posix":
+        raise ValueError(f"packed weights are for Linux and macOS, and this is {os.name}; load"
+                         " without weights=")  # fmt: skip
     for name in (os.environ.get("CC", ""), *COMPILERS):
         found = shutil.which(name) if name else None
         if found:

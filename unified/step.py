@@ -9,7 +9,8 @@ model's parameters become views of that, so that nothing is held twice. Rotation
 `aligner(embedding(code))` is, when a code is first met.
 
 Knows the decoders of `unified.configuration.DECODERS` with plain or packed layers. For any other,
-such as one that carries adapters, `Step.of` gives None and the model runs as it is.
+such as one that carries adapters, `Step.of` gives None and the model runs as it is. On a CPU the
+layers run in C where they can (`unified.column`).
 """
 
 from __future__ import annotations
@@ -239,6 +240,8 @@ def _mark(model: Any) -> tuple[Any, ...]:
     """What a step was built from: other modules, memory or values of weights, another mark."""
     parts = [p for layer in model.decoder.layers for group in _products(layer) for p in group]
     parts += [model.code_embedding, model.code_aligner]
+    for layer in model.decoder.layers:
+        parts += [layer.input_layernorm, layer.post_attention_layernorm]
     weights = [w for part in parts if part is not None for w in part.parameters()]
     return (
         model.device,

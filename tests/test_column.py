@@ -1,0 +1,195 @@
+"""A step of decoding in C: what torch gives, alone or beside others, on every kind of CPU."""
+
+from __future__ import annotations
+
+from ctypes import CDLL
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.test_decode import model_of
+from unified import column, native, packed
+from unified.cache import BLOCK, RowCache
+from unified.packed import KINDS, Half, Int4, Int8, pack
+from unified.step import Step
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
+
+
+def filled(layers: int, heads: int, width: int, lengths: list[int]) -> RowCache:
+    """A cache whose rows hold so many columns."""
+    cache = RowCache(layers)
+    for row, length in enumerate(lengths):
+        random = torch.Generator().manual_seed(length)
+        cache.write(row, torch.randn(2 * layers, heads, length, width, generator=random))
+    return cache
+
+
+@pytest.mark.parametrize("weights", [None, *KINDS])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@torch.no_grad()
+def test_c_gives_what_torch_gives(kind: str, weights: str | None) -> None:
+    model = model_of(kind)
+    if weights is not None:
+        pack(model, weights)
+    text = model.config.text_config
+    lengths = [5, 31, 1, BLOCK - 1, 60]  # of the last, a block begins
+    random = torch.Generator().manual_seed(0)
+
+    def run(rows: list[int], compiled: bool) -> torch.Tensor:
+        step = Step.of(model)
+        assert step is not None and step.compiled is not None
+        if not compiled:
+            step.compiled = None
+        own = step.layers[0]
+        cache = filled(2, own.kv_heads, own.width, [lengths[r] for r in rows])
+        found = []
+        for k in range(3):
+            columns = [lengths[r] + k for r in rows]
+            at = cache.column(columns, torch.device("cpu"))
+            seen = torch.arange(max(columns) + 1) <= torch.tensor(columns)[:, None]
+            bias = None if at is None else torch.where(seen, 0.0, torch.finfo().min)[:, None]
+            positions = [min(column, 63) for column in columns]
+            found.append(step(inputs[k, rows], positions, cache, bias))
+        return torch.stack(found, 1)
+
+    inputs = torch.randn(3, 5, text.hidden_size, generator=random)
+    together = run([0, 1, 2, 3, 4], True)
+    assert together.std() > 0.3
+    torch.testing.assert_close(together, run([0, 1, 2, 3, 4], False), atol=2e-4, rtol=2e-4)
+    for row in range(5):
+        assert torch.equal(run([row], True)[0], together[row])
+
+
+@torch.no_grad()
+def test_what_c_does_not_know_is_left_to_torch() -> None:
+    def compiled(model: Any) -> Any:
+        step = Step.of(model)
+        assert step is not None
+        return step.compiled
+
+    assert compiled(model_of("llama")) is not None
+    assert compiled(model_of("chameleon")) is None  # another norm of heads
+    assert compiled(model_of("llama").bfloat16()) is None
+    other = model_of("llama")
+    for layer in other.decoder.layers:
+        layer.mlp.act_fn = torch.nn.GELU()
+    assert compiled(other) is None
+
+
+@torch.no_grad()
+def test_norms_that_change_are_followed() -> None:
+    model = model_of("llama")
+    step = Step.of(model)
+    norm = model.decoder.layers[1].input_layernorm
+    norm.weight.data = norm.weight.data * 2
+    assert step is not None and Step.of(model, step) is not step
+
+
+FLAGS = {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"], "DEFAULT": []}
+
+
+@pytest.fixture(params=FLAGS)
+def other_cpu(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> CDLL:
+    """Compiled as for another kind of CPU, where this one can run it."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    order = list(FLAGS)
+    if capability not in order or order.index(request.param) < order.index(capability):
+        pytest.skip(f"this CPU is {capability}")
+    target = tmp_path / "step.so"
+    flags = ["-O3", "-shared", "-fPIC", "-Wno-psabi", *FLAGS[request.param]]
+    native.compile_to(native._compiler(), flags, target)
+    library = native.opened(target)
+    for module in (packed, column):
+        monkeypatch.setattr(module, "library", lambda: library)
+    return library
+
+
+@torch.no_grad()
+def test_every_kind_of_cpu_gives_the_same(
+    other_cpu: CDLL,
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    weight, bias, x = (torch.randn(*size, generator=random) for size in ((70, 96), (70,), (7, 96)))
+    for kind, bound in ((Half, 5e-4), (Int8, 1e-2), (Int4, 0.12)):
+        layer = kind(weight, bias)
+        wanted = x @ weight.T + bias
+        assert (layer(x) - wanted).std() < bound * wanted.std()
+        for row in range(7):
+            assert torch.equal(layer(x[row]), layer(x)[row])
+    test_c_gives_what_torch_gives("qwen3", "half")
+    test_c_gives_what_torch_gives("llama", None)
+
+
+@torch.no_grad()
+def test_long_rows_are_attended_exactly() -> None:
+    """One head over hundreds of columns, large scores and small ones, against torch in fp64."""
+    model = model_of("llama")
+    text, length = model.config.text_config, 500
+    model.config.text_config.max_position_embeddings = 1024
+    step = Step.of(model)
+    assert step is not None and step.compiled is not None
+    cache = filled(2, text.num_key_value_heads, text.head_dim, [length, length])
+    for layer in cache.layers:
+        layer.buffers[0].mul_(20)  # type: ignore[attr-defined]
+    cache.column([length, length], torch.device("cpu"))
+    x = torch.randn(2, text.hidden_size, generator=torch.Generator().manual_seed(0))
+    found = step(x, [length, length], cache)
+    step.compiled = None
+    torch.testing.assert_close(found, step(x, [length, length], cache), atol=1e-3, rtol=1e-3)
+
+
+def test_without_a_compiler_plain_weights_still_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    native.library.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    try:
+        step = Step.of(model_of("llama"))
+        assert step is not None and step.compiled is None
+        with pytest.raises(ValueError, match="need a C compiler, and none is here: install one"):
+            Half(torch.ones(4, 32), None)
+    finally:
+        native.library.cache_clear()
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken-cc"
+    broken.write_text("#!/bin/sh\necho 'no such target' >&2; exit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    native.library.cache_clear()
+    try:
+        with pytest.raises(ValueError, match="broken-cc could not compile step.c: no such target"):
+            native.library()
+        assert not native.available()
+    finally:
+        native.library.cache_clear()
+
+
+def test_what_is_compiled_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library.cache_clear()
+    try:
+        native.library()
+        (made,) = (tmp_path / "unified").iterdir()
+        before = made.stat().st_mtime_ns
+        native.library.cache_clear()
+        native.library()
+        assert made.stat().st_mtime_ns == before
+    finally:
+        native.library.cache_clear()
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    layer = Int8(torch.ones(4, 32), None)
+    with pytest.raises(ValueError, match=r"shape \(2, 64\) on cpu; packed weights take 32 each"):
+        layer(torch.ones(2, 64))
+    with pytest.raises(ValueError, match="on meta; packed weights take 32 each, on the CPU"):
+        layer(torch.ones(2, 32, device="meta"))
