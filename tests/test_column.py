@@ -11,16 +11,17 @@ import torch
 
 from tests.test_decode import model_of
 from unified import column, native, packed
-from unified.cache import BLOCK, RowCache
+from unified.cache import BLOCK, RowCache, kept_in
 from unified.packed import KINDS, Half, Int4, Int8, pack
 from unified.step import Step
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
 
 
-def filled(layers: int, heads: int, width: int, lengths: list[int]) -> RowCache:
+def filled(model: Any, step: Step, lengths: list[int]) -> RowCache:
     """A cache whose rows hold so many columns."""
-    cache = RowCache(layers)
+    heads, width, layers = step.layers[0].kv_heads, step.layers[0].width, len(step.layers)
+    cache = RowCache(layers, dtype=kept_in(model))
     for row, length in enumerate(lengths):
         random = torch.Generator().manual_seed(length)
         cache.write(row, torch.randn(2 * layers, heads, length, width, generator=random))
@@ -43,8 +44,7 @@ def test_c_gives_what_torch_gives(kind: str, weights: str | None) -> None:
         assert step is not None and step.compiled is not None
         if not compiled:
             step.compiled = None
-        own = step.layers[0]
-        cache = filled(2, own.kv_heads, own.width, [lengths[r] for r in rows])
+        cache = filled(model, step, [lengths[r] for r in rows])
         found = []
         for k in range(3):
             columns = [lengths[r] + k for r in rows]
@@ -133,7 +133,7 @@ def test_long_rows_are_attended_exactly() -> None:
     model.config.text_config.max_position_embeddings = 1024
     step = Step.of(model)
     assert step is not None and step.compiled is not None
-    cache = filled(2, text.num_key_value_heads, text.head_dim, [length, length])
+    cache = filled(model, step, [length, length])
     for layer in cache.layers:
         layer.buffers[0].mul_(20)  # type: ignore[attr-defined]
     cache.column([length, length], torch.device("cpu"))

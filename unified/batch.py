@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unified.ahead import advance
-from unified.cache import RowCache
+from unified.cache import RowCache, kept_in
 from unified.fixed import Fixed
 from unified.prefixes import digests, picture_digest
 
@@ -173,7 +173,8 @@ class Session:
         return found
 
     def _own_cache(self) -> RowCache:
-        return RowCache(self.engine.model.config.text_config.num_hidden_layers, self.rows)
+        model = self.engine.model
+        return RowCache(model.config.text_config.num_hidden_layers, self.rows, kept_in(model))
 
     def _borrow(self, fixed: Fixed | None) -> None:
         """Take steps of fixed shapes with their cache, where no other session runs on it."""

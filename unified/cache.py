@@ -58,18 +58,28 @@ def _unlike(
     return torch.tensor(taken, device=device), torch.tensor(left, device=device)
 
 
+def kept_in(model: Any) -> torch.dtype | None:
+    """How a model's keys and values are kept: with packed weights in 16 bits, as these are no more
+    exact, and a long row's are read at every step as the weights are; else as they come (None)."""
+    return torch.float16 if model.packed and model.device.type == "cpu" else None
+
+
 def _buffers(
-    keys: torch.Tensor, values: torch.Tensor, rows: int, columns: int
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rows: int,
+    columns: int,
+    dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Room for keys and values like these. Zeros: what is masked is multiplied by 0 all the same,
     and memory as it comes may hold NaN."""
     heads, width = keys.shape[1], keys.shape[3]
-    capacity = _whole(columns)
+    capacity, dtype = _whole(columns), dtype or keys.dtype
     if keys.device.type == "cpu":
-        made = keys.new_zeros(rows, heads, width, capacity).transpose(2, 3)
+        made = keys.new_zeros(rows, heads, width, capacity, dtype=dtype).transpose(2, 3)
     else:
-        made = keys.new_zeros(rows, heads, capacity, width)
-    return made, values.new_zeros(rows, heads, capacity, values.shape[3])
+        made = keys.new_zeros(rows, heads, capacity, width, dtype=dtype)
+    return made, values.new_zeros(rows, heads, capacity, values.shape[3], dtype=dtype)
 
 
 class BlockLayer(DynamicLayer):
@@ -77,11 +87,12 @@ class BlockLayer(DynamicLayer):
 
     Args:
         reserve: positions that the first buffers hold; they grow by half when these are full.
+        dtype: of the buffers; None: as keys and values come.
     """
 
-    def __init__(self, reserve: int = 0) -> None:
+    def __init__(self, reserve: int = 0, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.reserve, self.length = reserve, 0
+        self.reserve, self.kept, self.length = reserve, dtype, 0
         self.buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
@@ -97,7 +108,9 @@ class BlockLayer(DynamicLayer):
         values[:, :, start:end] = value_states
         self.length = end
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
-        return (key_states, value_states) if start == 0 else (self.keys, self.values)
+        if start == 0 and keys.dtype == key_states.dtype:
+            return key_states, value_states
+        return self.keys.to(key_states.dtype), self.values.to(key_states.dtype)
 
     def attend(
         self,
@@ -117,7 +130,7 @@ class BlockLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Buffers with room for `end` positions, and what was written so far."""
         room = max(end, self.reserve, 0 if self.buffers is None else self.length * 3 // 2)
-        pair = _buffers(keys, values, len(keys), room)
+        pair = _buffers(keys, values, len(keys), room, self.kept)
         if self.buffers is not None:
             for new, old in zip(pair, self.buffers, strict=True):
                 new[:, :, : self.length] = old[:, :, : self.length]
@@ -127,9 +140,9 @@ class BlockLayer(DynamicLayer):
         return self.length
 
 
-def block_cache(layers: int, reserve: int = 0) -> Cache:
+def block_cache(layers: int, reserve: int = 0, dtype: torch.dtype | None = None) -> Cache:
     """An empty cache for a decoder of so many layers, with room for `reserve` positions."""
-    return Cache(layers=[BlockLayer(reserve) for _ in range(layers)])
+    return Cache(layers=[BlockLayer(reserve, dtype) for _ in range(layers)])
 
 
 @dataclass
@@ -149,6 +162,7 @@ class _Place:
             stop - start, stop), to be added to scores; None on CUDA: kernels hide what comes later.
         capacity: (rows, columns) that the buffers must hold.
         targets: row and column of each position of the rows, one after the other.
+        dtype: of the buffers; None: as keys and values come.
     """
 
     rows: slice = field(default_factory=lambda: slice(0))
@@ -162,6 +176,7 @@ class _Place:
     blocks: tuple[tuple[int, int, int, torch.Tensor | None], ...] = ()
     capacity: tuple[int, int] = (0, 0)
     targets: tuple[tuple[int, int], ...] = ()
+    dtype: torch.dtype | None = None
 
     def spread(self, x: torch.Tensor) -> torch.Tensor:
         """Positions of the rows one after the other, (count, …), -> (rows, width, …)."""
@@ -191,12 +206,14 @@ class _RowLayer(DynamicLayer):
         keys = self.buffers[0][place.rows, :, : place.stop]
         values = self.buffers[1][place.rows, :, : place.stop]
         if place.at is not None:
-            keys.scatter_(2, place.at[0], key_states)
-            values.scatter_(2, place.at[1], value_states)
-            return keys, values
-        keys[:, :, place.start :] = key_states
-        values[:, :, place.start :] = value_states
-        return (keys, values) if place.start else (key_states, value_states)
+            keys.scatter_(2, place.at[0], key_states.to(keys.dtype))
+            values.scatter_(2, place.at[1], value_states.to(keys.dtype))
+        else:
+            keys[:, :, place.start :] = key_states
+            values[:, :, place.start :] = value_states
+            if not place.start and keys.dtype == key_states.dtype:
+                return key_states, value_states
+        return keys.to(key_states.dtype), values.to(key_states.dtype)
 
     def attend(
         self,
@@ -262,6 +279,7 @@ class _RowLayer(DynamicLayer):
         keys, values = (buffer[row : row + 1, :, :stop] for buffer in self.buffers)
         keys[0, :, start:] = key.transpose(0, 1)
         values[0, :, start:] = value.transpose(0, 1)
+        keys, values = keys.to(query.dtype), values.to(query.dtype)
         if hidden is None:
             return attend_causal(query, keys[0], values[0], scale)
         groups = query.shape[1] // keys.shape[1]
@@ -277,7 +295,7 @@ class _RowLayer(DynamicLayer):
             self.lazy_initialization(keys, values)
         old, (rows, columns) = self.buffers, self.held
         self.held = self.place.capacity
-        self.buffers = _buffers(keys, values, *self.held)
+        self.buffers = _buffers(keys, values, *self.held, self.place.dtype)
         if old is not None:
             for new, kept in zip(self.buffers, old, strict=True):
                 new[:rows, :, :columns] = kept
@@ -294,9 +312,9 @@ class RowCache(Cache):
     Before the decoder runs, `block` or `column` says what it will write.
     """
 
-    def __init__(self, layers: int, most: int = 2**20) -> None:
-        """most: rows that there will ever be."""
-        self.place, self.most = _Place(), most
+    def __init__(self, layers: int, most: int = 2**20, dtype: torch.dtype | None = None) -> None:
+        """most: rows that there will ever be. dtype: of `kept_in`."""
+        self.place, self.most = _Place(dtype=dtype), most
         super().__init__(layers=[_RowLayer(self.place) for _ in range(layers)])
 
     def reserve(self, rows: int, columns: int) -> None:

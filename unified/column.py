@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unified.step import Step
 
 LANES = 16  # of a vector, as in step.c
+KEPT = torch.float32, torch.float16
 SILU = nn.SiLU, SiLUActivation
 
 
@@ -40,7 +41,7 @@ class Column:
             )
         self.shape = Shape(
             len(layers), size, first.heads, first.kv_heads, first.width, products[0][3].inputs,
-            first.scale, eps,
+            first.scale, eps, 32,
         )  # fmt: skip
         heads, mixed = first.heads * first.width, products[0][0].outputs
         self.floats = size + mixed + heads + 3 * self.shape.inner  # of a token, beside its scores
@@ -74,14 +75,19 @@ class Column:
     ) -> torch.Tensor:
         """Hidden states before the last norm, (tokens, D); see `Step.__call__`."""
         count, (_, capacity) = len(x), cache.place.capacity
-        for own, (keys, values) in zip(self.layers, cache.settle(0, 0), strict=True):
+        layers = type(self.layers).from_buffer_copy(self.layers)  # another thread has its own
+        shape = Shape.from_buffer_copy(self.shape)
+        buffers = cache.settle(0, 0)
+        shape.kept = 8 * buffers[0][0].element_size()
+        for own, (keys, values) in zip(layers, buffers, strict=True):
             own.keys, own.values = keys.data_ptr(), values.data_ptr()
+        cos, sin = step.cos, step.sin  # held: another thread may need longer ones
         out = x.clone(memory_format=torch.contiguous_format)
         rows, columns = zip(*cache.place.targets, strict=True)
         at = torch.tensor((positions, rows, columns))
         room = x.new_empty(count * (self.floats + self.shape.heads * capacity))
         library().column(
-            self.layers, self.shape, out.data_ptr(), step.cos.data_ptr(), step.sin.data_ptr(),
+            layers, shape, out.data_ptr(), cos.data_ptr(), sin.data_ptr(),
             at[0].data_ptr(), at[1].data_ptr(), at[2].data_ptr(), count, capacity,
             room.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
@@ -92,7 +98,8 @@ def follows(cache: Any) -> bool:
     """Whether a cache is one that C can write, and what is next are single columns of rows."""
     if not isinstance(cache, RowCache) or cache.place.blocks or not cache.place.targets:
         return False
-    return all(layer.buffers is not None for layer in cache.layers)  # type: ignore[attr-defined]
+    held = [layer.buffers for layer in cache.layers]  # type: ignore[attr-defined]
+    return all(own is not None and own[0].dtype in KEPT for own in held)
 
 
 def _weights(product: Any) -> Weights | None:

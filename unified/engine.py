@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from unified.batch import Lane, Session
+from unified.cache import RowCache, kept_in
 from unified.capture import wanted
 from unified.fixed import Fixed
 from unified.grammar import Grammar
@@ -417,7 +418,8 @@ class Engine:
         return before
 
     def _whole(self, ids: list[int], row: Row | None) -> torch.Tensor:
-        """Hidden state of the last position, (1, D), without a cache."""
+        """Hidden state of the last position, (1, D), without a cache; or with one of its own, where
+        keys and values are kept less exactly than they are computed."""
         parts = []
         if row is not None and row.request.views is not None:
             parts.append(row.request.views)
@@ -434,7 +436,11 @@ class Engine:
             if reread:  # a view half written has fewer slots
                 features = features.flatten(0, 1)[:open_views][None]
         embeds = self.model.embed(tensor, self.model.places(tensor), features)
-        return self.model.hidden(embeds)[:, -1]
+        cache, kept = None, kept_in(self.model)
+        if kept is not None:
+            cache = RowCache(self.model.config.text_config.num_hidden_layers, 1, kept)
+            cache.block(0, 0, len(ids))
+        return self.model.hidden(embeds, cache=cache)[:, -1]
 
 
 def _of(hidden: torch.Tensor, lanes: list[Lane | None]) -> torch.Tensor:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from unified.cache import block_cache
+from unified.cache import block_cache, kept_in
 from unified.engine import Engine, Reply, Request
 from unified.sampling import chance, gumbel, noisiest
 from unified.step import ROPES
@@ -159,7 +159,8 @@ class _Picture:
         starts = torch.tensor([[longest - n] for n in self.lengths], device=self.device)
         self.seen = (steps >= starts).long()
         features = None if views is None else model.features(views.to(self.device))
-        self.cache = block_cache(config.num_hidden_layers, longest + len(self.line))
+        room = longest + len(self.line)
+        self.cache = block_cache(config.num_hidden_layers, room, kept_in(model))
         positions = (steps - starts).clamp_min(0)
         model.hidden(
             model.embed(ids, model.places(ids), features),

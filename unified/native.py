@@ -48,7 +48,7 @@ class Shape(Structure):
 
     _fields_ = [
         *((name, c_long) for name in ("layers", "size", "heads", "kv_heads", "width", "inner")),
-        ("scale", c_float), ("eps", c_float),
+        ("scale", c_float), ("eps", c_float), ("kept", c_int),
     ]  # fmt: skip
 
 

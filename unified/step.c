@@ -18,7 +18,7 @@
 #define LANES 16   /* of a sum, and of the vectors below */
 #define UNIT 32    /* inputs that lie together */
 #define BLOCK 32   /* rows at a time: their inputs stay in the second cache */
-#define AHEAD 2048 /* bytes */
+#define AHEAD 4096 /* bytes */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -187,12 +187,13 @@ typedef struct {
     Weights qkv, out, gate_up, down;
     const float *before, *between; /* weights of norms, (size,) */
     const float *head_norm;        /* (heads + kv_heads, width), or NULL */
-    float *keys, *values;          /* (rows, kv_heads, width, capacity), (…, capacity, width) */
+    void *keys, *values;           /* (rows, kv_heads, width, capacity), (…, capacity, width) */
 } Layer;
 
 typedef struct {
     long layers, size, heads, kv_heads, width, inner; /* width of a head, a multiple of LANES */
     float scale, eps;
+    int kept; /* bits of keys and values: 32 or 16 */
 } Shape;
 
 INLINE vec largest(vec a, vec b) {
@@ -245,17 +246,34 @@ static void turn(float *x, const float *weight, float eps, const float *cos, con
     }
 }
 
-/* One query over the positions that it sees; `scores` has room for `capacity` of them. */
-static void attend(const float *query, const float *keys, const float *values, float scale,
-                   long seen, long capacity, long width, float *scores, float *out) {
-    for (long j = 0; j < seen; j += 4 * LANES) { /* capacity is a multiple of it */
-        vec a[4] = {{0}, {0}, {0}, {0}};
-        for (long d = 0; d < width; d++)
+/* Number `at` of those that are kept, and LANES from there on. */
+INLINE void keep(void *kept, long at, float x, int bits) {
+    const _Float16 half = (_Float16)x;
+    if (bits == 32)
+        ((float *)kept)[at] = x;
+    else
+        memcpy((uint16_t *)kept + at, &half, 2);
+}
+
+INLINE vec kept(const void *from, long at, int bits) {
+    return bits == 32 ? *(const vec *)((const float *)from + at)
+                      : from_half((const uint8_t *)from + 2 * at);
+}
+
+/* One query over the positions that it sees; `scores` has room for `capacity` of them. Keys and
+ * values, from their number `base` on, are read in the order in which they lie. */
+INLINE void attend(int bits, const float *query, const void *keys, const void *values, long base,
+                   float scale, long seen, long capacity, long width, float *scores, float *out) {
+    const long whole = (seen + LANES - 1) / LANES * LANES; /* capacity is a multiple of LANES */
+    for (long d = 0; d < width; d += 4)
+        for (long j = 0; j < whole; j += LANES) {
+            vec found = d ? *(vec *)(scores + j) : (vec){0};
+#pragma GCC unroll 4
             for (int k = 0; k < 4; k++)
-                a[k] += query[d] * *(const vec *)(keys + d * capacity + j + k * LANES);
-        for (int k = 0; k < 4; k++) *(vec *)(scores + j + k * LANES) = a[k] * scale;
-    }
-    const long whole = (seen + LANES - 1) / LANES * LANES;
+                found += query[d + k] * kept(keys, base + (d + k) * capacity + j, bits);
+            *(vec *)(scores + j) = found;
+        }
+    for (long j = 0; j < whole; j += LANES) *(vec *)(scores + j) *= scale;
     for (long j = seen; j < whole; j++) scores[j] = -INFINITY;
     vec highest = *(vec *)scores, total = (vec){0};
     for (long j = LANES; j < whole; j += LANES)
@@ -269,13 +287,26 @@ static void attend(const float *query, const float *keys, const float *values, f
     }
     const vec all[4] = {total, total, total, total};
     const float by = 1 / sums(all)[0];
-    for (long d = 0; d < width; d += LANES) {
-        vec found[2] = {{0}, {0}};
-        for (long j = 0; j + 1 < seen; j += 2)
-            for (int k = 0; k < 2; k++)
-                found[k] += scores[j + k] * *(const vec *)(values + (j + k) * width + d);
-        if (seen % 2) found[0] += scores[seen - 1] * *(const vec *)(values + (seen - 1) * width + d);
-        *(vec *)(out + d) = (found[0] + found[1]) * by;
+    for (long d = 0; d < width; d += 4 * LANES) {
+        const int parts = width - d < 4 * LANES ? (int)((width - d) / LANES) : 4;
+        vec even[4] = {{0}, {0}, {0}, {0}}, odd[4] = {{0}, {0}, {0}, {0}};
+        if (parts == 4) {
+            long j = 0;
+            for (; j + 1 < seen; j += 2)
+#pragma GCC unroll 4
+                for (int k = 0; k < 4; k++) {
+                    const long at = base + j * width + d + k * LANES;
+                    even[k] += scores[j] * kept(values, at, bits);
+                    odd[k] += scores[j + 1] * kept(values, at + width, bits);
+                }
+            for (int k = 0; k < 4 && j < seen; k++)
+                even[k] += scores[j] * kept(values, base + j * width + d + k * LANES, bits);
+        } else {
+            for (long j = 0; j < seen; j++)
+                for (int k = 0; k < parts; k++)
+                    even[k] += scores[j] * kept(values, base + j * width + d + k * LANES, bits);
+        }
+        for (int k = 0; k < parts; k++) *(vec *)(out + d + k * LANES) = (even[k] + odd[k]) * by;
     }
 }
 
@@ -308,17 +339,24 @@ void column(const Layer *layers, const Shape *s, float *x, const float *cos, con
                 turn(own, l->head_norm ? l->head_norm + h * W : NULL, s->eps, cos + at, sin + at, W);
             if (h >= H + G) {
                 const long base = rows[t] * G + h - H - G;
-                memcpy(l->values + (base * capacity + columns[t]) * W, own, 4 * W);
+                const long place = (base * capacity + columns[t]) * W;
+                for (long d = 0; d < W; d++) keep(l->values, place + d, own[d], s->kept);
             } else if (h >= H) {
-                float *keys = l->keys + (rows[t] * G + h - H) * W * capacity + columns[t];
-                for (long d = 0; d < W; d++) keys[d * capacity] = own[d];
+                const long place = (rows[t] * G + h - H) * W * capacity + columns[t];
+                for (long d = 0; d < W; d++) keep(l->keys, place + d * capacity, own[d], s->kept);
             }
         }
 #pragma omp for schedule(static)
         for (long k = 0; k < tokens * H; k++) {
             const long t = k / H, h = k % H, base = (rows[t] * G + h / share) * W * capacity;
-            attend(mixed + t * all + h * W, l->keys + base, l->values + base, s->scale,
-                   columns[t] + 1, capacity, W, scores + k * capacity, seen + k * W);
+            const float *query = mixed + t * all + h * W;
+            float *own = scores + k * capacity, *out = seen + k * W;
+            if (s->kept == 32)
+                attend(32, query, l->keys, l->values, base, s->scale, columns[t] + 1, capacity, W,
+                       own, out);
+            else
+                attend(16, query, l->keys, l->values, base, s->scale, columns[t] + 1, capacity, W,
+                       own, out);
         }
         multiply(&l->out, seen, x, tokens, 1);
 #pragma omp for schedule(static)
