@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from ctypes import CDLL
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import torch
 
 from tests.test_decode import model_of
 from unified import column, native, packed
-from unified.cache import BLOCK, RowCache, kept_in
+from unified.cache import BLOCK, RowCache
+from unified.engine import Request
+from unified.handle import Unified
 from unified.packed import KINDS, Half, Int4, Int8, pack
+from unified.sampling import Sampling
 from unified.step import Step
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
@@ -21,7 +25,7 @@ pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
 def filled(model: Any, step: Step, lengths: list[int]) -> RowCache:
     """A cache whose rows hold so many columns."""
     heads, width, layers = step.layers[0].kv_heads, step.layers[0].width, len(step.layers)
-    cache = RowCache(layers, dtype=kept_in(model))
+    cache = RowCache(layers, dtype=torch.float16 if model.packed else None)
     for row, length in enumerate(lengths):
         random = torch.Generator().manual_seed(length)
         cache.write(row, torch.randn(2 * layers, heads, length, width, generator=random))
@@ -81,11 +85,73 @@ def test_what_c_does_not_know_is_left_to_torch() -> None:
 
 @torch.no_grad()
 def test_norms_that_change_are_followed() -> None:
+    model = model_of("qwen3")
+    step, layer = Step.of(model), model.decoder.layers[1]
+    for norm in (layer.input_layernorm, layer.self_attn.q_norm):
+        norm.weight.data = norm.weight.data * 2
+        last, step = step, Step.of(model, step)
+        assert step is not None and step is not last
+    norm.bfloat16()
+    step = Step.of(model)
+    assert step is not None and step.compiled is not None  # heads' norms are copied
+    layer.input_layernorm.bfloat16()
+    step = Step.of(model)
+    assert step is not None and step.compiled is None
+
+
+@torch.no_grad()
+def test_several_columns_a_row_and_a_head_of_80() -> None:
+    model = model_of("llama", num_attention_heads=2, num_key_value_heads=1, head_dim=80)
+    step = Step.of(model)
+    assert step is not None and step.compiled is not None
+    random = torch.Generator().manual_seed(0)
+    x, columns, widths = torch.randn(6, 64, generator=random), [7, 20], [2, 4]
+    positions = [7, 8, 20, 21, 22, 23]
+    found = []
+    for compiled in (step.compiled, None):
+        step.compiled, cache = compiled, filled(model, step, [7, 20])
+        at = cache.column(columns, torch.device("cpu"), (), widths)
+        assert at is not None
+        seen = torch.arange(24) <= at[..., None]
+        bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+        found.append(step(x, positions, cache, bias))
+    torch.testing.assert_close(*found, atol=2e-4, rtol=2e-4)
+
+
+@torch.no_grad()
+def test_what_overflows_is_not_hidden() -> None:
     model = model_of("llama")
     step = Step.of(model)
-    norm = model.decoder.layers[1].input_layernorm
-    norm.weight.data = norm.weight.data * 2
-    assert step is not None and Step.of(model, step) is not step
+    assert step is not None and step.compiled is not None
+    cache = filled(model, step, [5, 5])
+    cache.column([5, 5], torch.device("cpu"))
+    x = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
+    x[1, 3] = float("nan")
+    found = step(x, [5, 5], cache)
+    assert found[0].isfinite().all() and found[1].isnan().all()
+
+
+def test_a_copy_of_a_step_runs_by_torch() -> None:
+    step = Step.of(model_of("llama"))
+    assert step is not None and copy.deepcopy(step).compiled is None
+
+
+def test_who_joins_late_is_not_noticed(tiny: Unified) -> None:
+    def asked(words: str, seed: int) -> Request:
+        prompt = tiny._fit([{"role": "user", "content": words}], 90, draw=True)[0]
+        sampling = Sampling(guidance_scale=2.0, temperature=1.0)
+        return Request(prompt.ids, None, seed, sampling, "now", most=90)
+
+    first, second = asked("a cat", 0), asked("two dogs beside a red circle at night", 1)
+    alone = [tiny.engine.run([one])[0].ids for one in (first, second)]
+    session = tiny.engine.serve(4)
+    replies = [session.replies[session.add(first)]]
+    for _ in range(5):
+        session.step()
+    replies.append(session.replies[session.add(second)])
+    while session.busy:
+        session.step()
+    assert [reply.ids for reply in replies] == alone
 
 
 FLAGS = {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"], "DEFAULT": []}
@@ -160,15 +226,39 @@ def test_without_a_compiler_plain_weights_still_run(
 
 def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "broken-cc"
-    broken.write_text("#!/bin/sh\necho 'no such target' >&2; exit 3\n")
+    said = r"in a function:\nerror: no such target\n"
+    broken.write_text(f"#!/bin/sh\nprintf '{said}' >&2; exit 3\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     native.library.cache_clear()
     try:
-        with pytest.raises(ValueError, match="broken-cc could not compile step.c: no such target"):
+        with pytest.raises(
+            ValueError, match="broken-cc could not compile step.c: error: no such target"
+        ):
             native.library()
         assert not native.available()
+    finally:
+        native.library.cache_clear()
+
+
+def test_without_a_home_it_is_kept_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(native.Path, "home", nowhere)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path))
+    native.library.cache_clear()
+    try:
+        native.library()
+        assert list(tmp_path.glob("unified-*/step-*.so"))
+        monkeypatch.setattr(native, "_temporary", nowhere)
+        native.library.cache_clear()
+        with pytest.raises(ValueError, match="no place to keep what is compiled .Could not deter"):
+            native.library()
     finally:
         native.library.cache_clear()
 

@@ -75,10 +75,10 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-def model_of(kind: str) -> UnifiedForConditionalGeneration:
+def model_of(kind: str, **settings: Any) -> UnifiedForConditionalGeneration:
     text = {"model_type": kind, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
             "num_attention_heads": 4, "max_position_embeddings": 64, "initializer_range": 0.2,
-            **DECODERS[kind]}  # fmt: skip
+            **DECODERS[kind], **settings}  # fmt: skip
     config = UnifiedConfig(
         text_config=text, text_size=50,
         vision_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unified.ahead import advance
-from unified.cache import RowCache, kept_in
+from unified.cache import RowCache
 from unified.fixed import Fixed
 from unified.prefixes import digests, picture_digest
 
@@ -173,8 +173,8 @@ class Session:
         return found
 
     def _own_cache(self) -> RowCache:
-        model = self.engine.model
-        return RowCache(model.config.text_config.num_hidden_layers, self.rows, kept_in(model))
+        layers = self.engine.model.config.text_config.num_hidden_layers
+        return RowCache(layers, self.rows, self.engine.kept())
 
     def _borrow(self, fixed: Fixed | None) -> None:
         """Take steps of fixed shapes with their cache, where no other session runs on it."""
@@ -332,7 +332,11 @@ class Session:
 
     def _forward(self, running: int, runs: list[tuple[_Prompt, int]]) -> torch.Tensor:
         """The columns of the lanes that run, and prompts from a position on: hidden states of the
-        last positions, (running + runs, D). In one pass where a `Step` knows the decoder."""
+        last positions, (running + runs, D). In one pass where a `Step` knows the decoder; but lanes
+        that C runs, it runs in every step, so that they do not notice who joins."""
+        step = self.engine.step
+        if running and runs and step is not None and step.compiled is not None:
+            return torch.cat([self._forward(running, []), self._forward(0, runs)])
         tokens, columns, widths, ends = [], [], [], []
         places: list[int] = []
         positions: list[int] = []
@@ -348,7 +352,7 @@ class Session:
             if tokens[-1] == self._slot:
                 features.append(self._feature(row))
             lane.length += row.fresh
-        context, step = self.engine.context, self.engine.step
+        context = self.engine.context
         positions = [min(position, context - 1) for position in positions]
         slots = self._slots(runs) if runs else []
         if step is None:

@@ -58,10 +58,12 @@ def _unlike(
     return torch.tensor(taken, device=device), torch.tensor(left, device=device)
 
 
-def kept_in(model: Any) -> torch.dtype | None:
-    """How a model's keys and values are kept: with packed weights in 16 bits, as these are no more
-    exact, and a long row's are read at every step as the weights are; else as they come (None)."""
-    return torch.float16 if model.packed and model.device.type == "cpu" else None
+def _kept(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """In the dtype of a cache: what is beyond its numbers becomes the largest of them."""
+    if x.dtype == dtype:
+        return x
+    most = torch.finfo(dtype).max
+    return x.clamp(-most, most).to(dtype)
 
 
 def _buffers(
@@ -104,8 +106,8 @@ class BlockLayer(DynamicLayer):
         if self.buffers is None or end > self.buffers[0].shape[-2]:
             self.buffers = self._grown(key_states, value_states, end)
         keys, values = self.buffers
-        keys[:, :, start:end] = key_states
-        values[:, :, start:end] = value_states
+        keys[:, :, start:end] = _kept(key_states, keys.dtype)
+        values[:, :, start:end] = _kept(value_states, keys.dtype)
         self.length = end
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         if start == 0 and keys.dtype == key_states.dtype:
@@ -206,11 +208,11 @@ class _RowLayer(DynamicLayer):
         keys = self.buffers[0][place.rows, :, : place.stop]
         values = self.buffers[1][place.rows, :, : place.stop]
         if place.at is not None:
-            keys.scatter_(2, place.at[0], key_states.to(keys.dtype))
-            values.scatter_(2, place.at[1], value_states.to(keys.dtype))
+            keys.scatter_(2, place.at[0], _kept(key_states, keys.dtype))
+            values.scatter_(2, place.at[1], _kept(value_states, keys.dtype))
         else:
-            keys[:, :, place.start :] = key_states
-            values[:, :, place.start :] = value_states
+            keys[:, :, place.start :] = _kept(key_states, keys.dtype)
+            values[:, :, place.start :] = _kept(value_states, keys.dtype)
             if not place.start and keys.dtype == key_states.dtype:
                 return key_states, value_states
         return keys.to(key_states.dtype), values.to(key_states.dtype)
@@ -277,8 +279,8 @@ class _RowLayer(DynamicLayer):
         """Some positions of a row, each sees those before it; all (positions, heads, head_dim)."""
         assert self.buffers is not None
         keys, values = (buffer[row : row + 1, :, :stop] for buffer in self.buffers)
-        keys[0, :, start:] = key.transpose(0, 1)
-        values[0, :, start:] = value.transpose(0, 1)
+        keys[0, :, start:] = _kept(key.transpose(0, 1), keys.dtype)
+        values[0, :, start:] = _kept(value.transpose(0, 1), keys.dtype)
         keys, values = keys.to(query.dtype), values.to(query.dtype)
         if hidden is None:
             return attend_causal(query, keys[0], values[0], scale)
@@ -313,7 +315,7 @@ class RowCache(Cache):
     """
 
     def __init__(self, layers: int, most: int = 2**20, dtype: torch.dtype | None = None) -> None:
-        """most: rows that there will ever be. dtype: of `kept_in`."""
+        """most: rows that there will ever be. dtype: of keys and values; None: as they come."""
         self.place, self.most = _Place(dtype=dtype), most
         super().__init__(layers=[_RowLayer(self.place) for _ in range(layers)])
 
@@ -331,7 +333,7 @@ class RowCache(Cache):
         self.reserve(row + 1, stop)
         place = self.place
         place.rows, place.start, place.stop = slice(row, row + 1), start, stop
-        place.at, place.blocks = None, ()
+        place.at, place.blocks, place.targets = None, (), ()
 
     def column(
         self,

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.activations import SiLUActivation
 
 from unified.cache import RowCache
-from unified.native import Layer, Shape, Weights, available, library
+from unified.native import Layer, Shape, Weights, available, library, threaded
 from unified.packed import UNIT, Packed
 
 if TYPE_CHECKING:
@@ -60,12 +60,13 @@ class Column:
             min(map(len, products)) < 4
             or len(set(norms)) > 1
             or norms[0] is None
-            or not all(own.weight.is_contiguous() for layer in layers for own in _norms(layer))
+            or not all(_plain(own.weight) for layer in layers for own in _norms(layer))
             or not all(isinstance(layer.activation, SILU) for layer in layers)
             or width % LANES
             or step.cos.shape[-1] != width
             or step.cos.dtype != torch.float32
             or not available()
+            or not (threaded() or torch.get_num_threads() == 1 or isinstance(layers[0].qkv, Packed))
         ):
             return None
         return cls(layers, products, norms[0])
@@ -75,23 +76,28 @@ class Column:
     ) -> torch.Tensor:
         """Hidden states before the last norm, (tokens, D); see `Step.__call__`."""
         count, (_, capacity) = len(x), cache.place.capacity
+        assert count == len(positions) == len(cache.place.targets) and capacity % LANES == 0
         layers = type(self.layers).from_buffer_copy(self.layers)  # another thread has its own
         shape = Shape.from_buffer_copy(self.shape)
         buffers = cache.settle(0, 0)
-        shape.kept = 8 * buffers[0][0].element_size()
+        shape.bits = 8 * buffers[0][0].element_size()
         for own, (keys, values) in zip(layers, buffers, strict=True):
             own.keys, own.values = keys.data_ptr(), values.data_ptr()
         cos, sin = step.cos, step.sin  # held: another thread may need longer ones
-        out = x.clone(memory_format=torch.contiguous_format)
+        out = x.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         rows, columns = zip(*cache.place.targets, strict=True)
         at = torch.tensor((positions, rows, columns))
-        room = x.new_empty(count * (self.floats + self.shape.heads * capacity))
+        room = out.new_empty(count * (self.floats + self.shape.heads * capacity))
         library().column(
             layers, shape, out.data_ptr(), cos.data_ptr(), sin.data_ptr(),
             at[0].data_ptr(), at[1].data_ptr(), at[2].data_ptr(), count, capacity,
             room.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return out
+
+    def __reduce__(self) -> Any:
+        """A copy of a step is one without: the weights of a copy lie elsewhere."""
+        return type(None), ()
 
 
 def follows(cache: Any) -> bool:
@@ -107,13 +113,17 @@ def _weights(product: Any) -> Weights | None:
     if isinstance(product, Packed):
         return None if product.inputs % UNIT else product.weights()
     weight, bias = getattr(product, "weight", None), getattr(product, "bias", None)
-    if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if weight is None or not all(_plain(x) for x in (weight, bias) if x is not None):
         return None
     outputs, inputs = weight.shape
-    if inputs % UNIT or not weight.is_contiguous():
+    if inputs % UNIT:
         return None
     place = None if bias is None else bias.data_ptr()
     return Weights(weight.data_ptr(), None, place, outputs, inputs, 32)
+
+
+def _plain(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
 
 
 def _held(layer: Any) -> list[torch.Tensor]:

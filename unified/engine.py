@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from unified.batch import Lane, Session
-from unified.cache import RowCache, kept_in
+from unified.cache import RowCache
 from unified.capture import wanted
 from unified.fixed import Fixed
 from unified.grammar import Grammar
@@ -196,6 +196,16 @@ class Engine:
         if wanted(self.model.device, self.captured):
             fixed = Fixed.of(self.model, self.step, mark, self.fixed)
         self.fixed = fixed
+
+    def kept(self) -> torch.dtype | None:
+        """How keys and values are kept: in 16 bits where packed weights are decoded in C, as these
+        are no more exact, and a long row's are read at every step as they are; else as they come
+        (None)."""
+        if not self.model.packed:
+            return None
+        self.step = Step.of(self.model, self.step)
+        compiled = self.step is not None and self.step.compiled is not None
+        return torch.float16 if compiled else None
 
     def open(self, request: Request) -> Row:
         """Where a request stands at first.
@@ -436,7 +446,7 @@ class Engine:
             if reread:  # a view half written has fewer slots
                 features = features.flatten(0, 1)[:open_views][None]
         embeds = self.model.embed(tensor, self.model.places(tensor), features)
-        cache, kept = None, kept_in(self.model)
+        cache, kept = None, self.kept()
         if kept is not None:
             cache = RowCache(self.model.config.text_config.num_hidden_layers, 1, kept)
             cache.block(0, 0, len(ids))

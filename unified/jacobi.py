@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from unified.cache import block_cache, kept_in
+from unified.cache import block_cache
 from unified.engine import Engine, Reply, Request
 from unified.sampling import chance, gumbel, noisiest
 from unified.step import ROPES
@@ -132,6 +132,7 @@ class _Picture:
     @torch.inference_mode()
     def __init__(self, engine: Engine, request: Request, said: list[int]):
         self.model, self.layout, self.sampling = engine.model, engine.layout, request.sampling
+        self.kept = engine.kept()
         vocabulary, control = engine.vocabulary, engine.vocabulary.control
         self.start, self.device = vocabulary.image_start, self.model.device
         self.plan = tuple(self.layout.written)  # ids that are always the same, None for a code
@@ -160,7 +161,7 @@ class _Picture:
         self.seen = (steps >= starts).long()
         features = None if views is None else model.features(views.to(self.device))
         room = longest + len(self.line)
-        self.cache = block_cache(config.num_hidden_layers, room, kept_in(model))
+        self.cache = block_cache(config.num_hidden_layers, room, self.kept)
         positions = (steps - starts).clamp_min(0)
         model.hidden(
             model.embed(ids, model.places(ids), features),

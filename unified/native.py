@@ -48,7 +48,7 @@ class Shape(Structure):
 
     _fields_ = [
         *((name, c_long) for name in ("layers", "size", "heads", "kv_heads", "width", "inner")),
-        ("scale", c_float), ("eps", c_float), ("kept", c_int),
+        ("scale", c_float), ("eps", c_float), ("bits", c_int),
     ]  # fmt: skip
 
 
@@ -62,19 +62,20 @@ def library() -> CDLL:
     compiler = _compiler()
     flags = ["-O3", "-shared", "-fPIC", "-Wno-psabi", *_architecture()]
     made = " ".join([compiler, platform.machine(), *flags]).encode() + SOURCE.read_bytes()
-    name = f"{SOURCE.stem}-{hashlib.sha256(made).hexdigest()[:16]}.so"
-    for folder in (_cache(), Path(tempfile.gettempdir()) / f"unified-{os.getuid()}"):
+    name, said = f"{SOURCE.stem}-{hashlib.sha256(made).hexdigest()[:16]}.so", ""
+    for place in (_cache, _temporary):
         try:
+            folder = place()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_uid != os.getuid():  # somebody else's could hold anything
                 continue
             if not (folder / name).is_file():
                 compile_to(compiler, flags, folder / name)
             return opened(folder / name)
-        except OSError:
-            continue
-    raise ValueError(f"no place to keep what is compiled: {_cache()} cannot be written; set"
-                     " XDG_CACHE_HOME to a folder that can")  # fmt: skip
+        except (OSError, RuntimeError) as error:
+            said = said or str(error)
+    raise ValueError(f"no place to keep what is compiled ({said}); set XDG_CACHE_HOME to a folder"
+                     " that can be written")  # fmt: skip
 
 
 def opened(path: Path) -> CDLL:
@@ -85,6 +86,7 @@ def opened(path: Path) -> CDLL:
         POINTER(Layer), POINTER(Shape), *[c_void_p] * 6, c_long, c_long, c_void_p, c_int
     ]  # fmt: skip
     found.product.restype = found.column.restype = None
+    found.threaded.argtypes = []
     return found
 
 
@@ -95,6 +97,11 @@ def available() -> bool:
     except ValueError:
         return False
     return True
+
+
+def threaded() -> bool:
+    """Whether it uses several cores."""
+    return bool(library().threaded())
 
 
 def _compiler() -> str:
@@ -113,7 +120,11 @@ def _architecture() -> list[str]:
     if platform.machine() in ("x86_64", "AMD64"):
         flag = ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability())
         return [flag] if flag else []
-    return ["-mcpu=native"]
+    return []
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir()) / f"unified-{os.getuid()}"
 
 
 def _cache() -> Path:
@@ -121,7 +132,7 @@ def _cache() -> Path:
 
 
 def compile_to(compiler: str, flags: list[str], target: Path) -> None:
-    """With threads where the compiler has OpenMP: torch's own, which is loaded already."""
+    """With threads where the compiler has OpenMP: with gcc torch's own, which are there already."""
     with tempfile.TemporaryDirectory(dir=target.parent) as place:
         for threads in (["-fopenmp"], []):
             out = Path(place) / target.name
@@ -131,5 +142,6 @@ def compile_to(compiler: str, flags: list[str], target: Path) -> None:
                 out.replace(target)
                 return
     said = ran.stderr.strip().splitlines() or [f"status {ran.returncode}"]
-    raise ValueError(f"{compiler} could not compile {SOURCE.name}: {said[0]}; another compiler may"
+    first = next((line for line in said if "error" in line), said[0])
+    raise ValueError(f"{compiler} could not compile {SOURCE.name}: {first}; another compiler may"
                      " (set CC), or load without weights=")  # fmt: skip

@@ -17,7 +17,7 @@
 #define TILE 4     /* outputs at a time; 4 rows of them are 16 sums in registers */
 #define LANES 16   /* of a sum, and of the vectors below */
 #define UNIT 32    /* inputs that lie together */
-#define BLOCK 32   /* rows at a time: their inputs stay in the second cache */
+#define ROWS 32    /* at a time: their inputs stay in the second cache */
 #define AHEAD 4096 /* bytes */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -86,10 +86,12 @@ INLINE four quarter(vec x) {
 
 /* The sum of each of four vectors. */
 INLINE four sums(const vec *x) {
-    four a = quarter(x[0]), b = quarter(x[1]), c = quarter(x[2]), d = quarter(x[3]);
-    four ab = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
-    four cd = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
-    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    four found;
+    for (int k = 0; k < 4; k++) {
+        const four a = quarter(x[k]);
+        found[k] = (a[0] + a[1]) + (a[2] + a[3]);
+    }
+    return found;
 }
 
 typedef struct {
@@ -155,8 +157,8 @@ INLINE void tile(int bits, int rows, const Weights *w, long n, const float *x, f
 
 INLINE void tiles(int bits, const Weights *w, const float *x, float *y, long rows, int add) {
     const long count = (w->outputs + TILE - 1) / TILE, K = w->inputs, N = w->outputs;
-    for (long start = 0; start < rows; start += BLOCK) {
-        const long stop = start + BLOCK < rows ? start + BLOCK : rows;
+    for (long start = 0; start < rows; start += ROWS) {
+        const long stop = start + ROWS < rows ? start + ROWS : rows;
 #pragma omp for schedule(static)
         for (long t = 0; t < count; t++) {
             const long n = t * TILE;
@@ -193,7 +195,7 @@ typedef struct {
 typedef struct {
     long layers, size, heads, kv_heads, width, inner; /* width of a head, a multiple of LANES */
     float scale, eps;
-    int kept; /* bits of keys and values: 32 or 16 */
+    int bits; /* of keys and values: 32 or 16 */
 } Shape;
 
 INLINE vec largest(vec a, vec b) {
@@ -204,8 +206,8 @@ INLINE vec largest(vec a, vec b) {
 /* e to the x, within 2 units in the last place: 2^n times a polynomial (Cephes' expf). */
 INLINE vec power(vec x) {
     const vec none = (vec){0};
-    x = largest(x, none - 87.0f);
-    x = none - largest(none - x, none - 88.0f);
+    x = largest(none - 87.0f, x); /* of a NaN the second, which stays */
+    x = none - largest(none - 88.0f, none - x);
     const float magic = 12582912.0f; /* 1.5 * 2^23: what is added to it is rounded */
     vec n = (x * 1.44269504f + magic) - magic;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -246,31 +248,37 @@ static void turn(float *x, const float *weight, float eps, const float *cos, con
     }
 }
 
-/* Number `at` of those that are kept, and LANES from there on. */
-INLINE void keep(void *kept, long at, float x, int bits) {
-    const _Float16 half = (_Float16)x;
-    if (bits == 32)
+/* A number as it is kept: of 16 bits, what is beyond them becomes the largest. */
+INLINE void store_kept(void *kept, long at, float x, int bits) {
+    if (bits == 32) {
         ((float *)kept)[at] = x;
-    else
-        memcpy((uint16_t *)kept + at, &half, 2);
+        return;
+    }
+    x = x > 65504 ? 65504 : x < -65504 ? -65504 : x;
+#ifdef __F16C__
+    ((uint16_t *)kept)[at] = _cvtss_sh(x, 0);
+#else
+    const _Float16 half = (_Float16)x;
+    memcpy((uint16_t *)kept + at, &half, 2);
+#endif
 }
 
-INLINE vec kept(const void *from, long at, int bits) {
-    return bits == 32 ? *(const vec *)((const float *)from + at)
-                      : from_half((const uint8_t *)from + 2 * at);
+INLINE vec load_kept(const void *kept, long at, int bits) {
+    return bits == 32 ? *(const vec *)((const float *)kept + at)
+                      : from_half((const uint8_t *)kept + 2 * at);
 }
 
 /* One query over the positions that it sees; `scores` has room for `capacity` of them. Keys and
  * values, from their number `base` on, are read in the order in which they lie. */
 INLINE void attend(int bits, const float *query, const void *keys, const void *values, long base,
                    float scale, long seen, long capacity, long width, float *scores, float *out) {
-    const long whole = (seen + LANES - 1) / LANES * LANES; /* capacity is a multiple of LANES */
+    const long whole = (seen + LANES - 1) / LANES * LANES; /* within capacity, blocks of 128 */
     for (long d = 0; d < width; d += 4)
         for (long j = 0; j < whole; j += LANES) {
             vec found = d ? *(vec *)(scores + j) : (vec){0};
 #pragma GCC unroll 4
             for (int k = 0; k < 4; k++)
-                found += query[d + k] * kept(keys, base + (d + k) * capacity + j, bits);
+                found += query[d + k] * load_kept(keys, base + (d + k) * capacity + j, bits);
             *(vec *)(scores + j) = found;
         }
     for (long j = 0; j < whole; j += LANES) *(vec *)(scores + j) *= scale;
@@ -296,15 +304,15 @@ INLINE void attend(int bits, const float *query, const void *keys, const void *v
 #pragma GCC unroll 4
                 for (int k = 0; k < 4; k++) {
                     const long at = base + j * width + d + k * LANES;
-                    even[k] += scores[j] * kept(values, at, bits);
-                    odd[k] += scores[j + 1] * kept(values, at + width, bits);
+                    even[k] += scores[j] * load_kept(values, at, bits);
+                    odd[k] += scores[j + 1] * load_kept(values, at + width, bits);
                 }
             for (int k = 0; k < 4 && j < seen; k++)
-                even[k] += scores[j] * kept(values, base + j * width + d + k * LANES, bits);
+                even[k] += scores[j] * load_kept(values, base + j * width + d + k * LANES, bits);
         } else {
             for (long j = 0; j < seen; j++)
                 for (int k = 0; k < parts; k++)
-                    even[k] += scores[j] * kept(values, base + j * width + d + k * LANES, bits);
+                    even[k] += scores[j] * load_kept(values, base + j * width + d + k * LANES, bits);
         }
         for (int k = 0; k < parts; k++) *(vec *)(out + d + k * LANES) = (even[k] + odd[k]) * by;
     }
@@ -322,8 +330,8 @@ void column(const Layer *layers, const Shape *s, float *x, const float *cos, con
             long capacity, float *room, int threads) {
     const long D = s->size, W = s->width, H = s->heads, G = s->kv_heads, I = s->inner;
     const long all = (H + 2 * G) * W, share = H / G;
-    float *normed = room, *mixed = normed + tokens * D, *seen = mixed + tokens * all;
-    float *wide = seen + tokens * H * W, *gated = wide + tokens * 2 * I;
+    float *normed = room, *mixed = normed + tokens * D, *attended = mixed + tokens * all;
+    float *wide = attended + tokens * H * W, *gated = wide + tokens * 2 * I;
     float *scores = gated + tokens * I;
 #pragma omp parallel num_threads(threads)
     for (const Layer *l = layers; l < layers + s->layers; l++) {
@@ -340,25 +348,25 @@ void column(const Layer *layers, const Shape *s, float *x, const float *cos, con
             if (h >= H + G) {
                 const long base = rows[t] * G + h - H - G;
                 const long place = (base * capacity + columns[t]) * W;
-                for (long d = 0; d < W; d++) keep(l->values, place + d, own[d], s->kept);
+                for (long d = 0; d < W; d++) store_kept(l->values, place + d, own[d], s->bits);
             } else if (h >= H) {
                 const long place = (rows[t] * G + h - H) * W * capacity + columns[t];
-                for (long d = 0; d < W; d++) keep(l->keys, place + d * capacity, own[d], s->kept);
+                for (long d = 0; d < W; d++) store_kept(l->keys, place + d * capacity, own[d], s->bits);
             }
         }
 #pragma omp for schedule(static)
         for (long k = 0; k < tokens * H; k++) {
             const long t = k / H, h = k % H, base = (rows[t] * G + h / share) * W * capacity;
             const float *query = mixed + t * all + h * W;
-            float *own = scores + k * capacity, *out = seen + k * W;
-            if (s->kept == 32)
+            float *own = scores + k * capacity, *out = attended + k * W;
+            if (s->bits == 32)
                 attend(32, query, l->keys, l->values, base, s->scale, columns[t] + 1, capacity, W,
                        own, out);
             else
                 attend(16, query, l->keys, l->values, base, s->scale, columns[t] + 1, capacity, W,
                        own, out);
         }
-        multiply(&l->out, seen, x, tokens, 1);
+        multiply(&l->out, attended, x, tokens, 1);
 #pragma omp for schedule(static)
         for (long t = 0; t < tokens; t++)
             norm(x + t * D, l->between, s->eps, normed + t * D, D);
@@ -371,4 +379,13 @@ void column(const Layer *layers, const Shape *s, float *x, const float *cos, con
         }
         multiply(&l->down, gated, x, tokens, 1);
     }
+}
+
+/* Whether there is a team of threads at all. */
+int threaded(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
 }

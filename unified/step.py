@@ -88,8 +88,10 @@ class Step:
         positions = torch.arange(count, device=self.model.device)
         like = torch.empty(0, device=self.model.device, dtype=self.model.dtype)
         cos, sin = self.model.decoder.rotary_emb(like, positions[None])
-        self.cos, self.sin = cos[0, :, None].contiguous(), sin[0, :, None].clone()
-        self.sin[..., : sin.shape[-1] // 2].neg_()  # of the half that `roll` brings there
+        turned = sin[0, :, None].clone()
+        turned[..., : sin.shape[-1] // 2].neg_()  # of the half that `roll` brings there
+        self.sin = turned  # first: by the length of `cos` another thread knows how far they reach
+        self.cos = cos[0, :, None].contiguous()
 
     def embed(
         self, tokens: Sequence[int], places: Sequence[int], features: Sequence[torch.Tensor]
@@ -139,7 +141,8 @@ class Step:
 
         Args:
             cache: of layers that have `attend`: those of `unified.cache`.
-            bias: (rows, positions so far and this one), added to scores; None: all is seen.
+            bias: (rows, positions so far and this one), added to scores; None: all is seen. C does
+                without: of a `RowCache` a position sees the columns of its row up to its own.
         """
         self.reach(max(positions) + 1)
         if self.compiled is not None and follows(cache):
@@ -241,7 +244,9 @@ def _mark(model: Any) -> tuple[Any, ...]:
     parts = [p for layer in model.decoder.layers for group in _products(layer) for p in group]
     parts += [model.code_embedding, model.code_aligner]
     for layer in model.decoder.layers:
+        own = layer.self_attn
         parts += [layer.input_layernorm, layer.post_attention_layernorm]
+        parts += [getattr(own, "q_norm", None), getattr(own, "k_norm", None)]
     weights = [w for part in parts if part is not None for w in part.parameters()]
     return (
         model.device,
