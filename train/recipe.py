@@ -270,8 +270,8 @@ def check(plan: Recipe, stages: list[str]) -> None:
                          " of one that is trained (--set codec=DIR)")  # fmt: skip
     if plan.codec is not None:
         if not (Path(plan.codec) / "config.json").is_file():
-            raise ValueError(f"codec: {plan.codec} is no folder of a picture tokenizer; "
-                             "`unified tokenizer train` writes one to its run's tokenizer/model")  # fmt: skip
+            raise ValueError(f"codec: {plan.codec} is no folder of a picture tokenizer; `unified "
+                             "tokenizer train` writes one: its run's tokenizer/model")  # fmt: skip
         medium = _codec(plan, Path()).spec.medium
         if medium != "image":
             raise ValueError(f"codec: {plan.codec} turns {medium} into codes; name a tokenizer of"
