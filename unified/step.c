@@ -76,22 +76,13 @@ INLINE void from_int4(const uint8_t *p, const float *pair, vec *low, vec *high) 
 #endif
 }
 
-INLINE four quarter(vec x) {
+INLINE float sum(vec x) {
     float a[LANES];
     memcpy(a, &x, sizeof a);
     four p, q, r, s;
     memcpy(&p, a, 16), memcpy(&q, a + 4, 16), memcpy(&r, a + 8, 16), memcpy(&s, a + 12, 16);
-    return (p + r) + (q + s);
-}
-
-/* The sum of each of four vectors. */
-INLINE four sums(const vec *x) {
-    four found;
-    for (int k = 0; k < 4; k++) {
-        const four a = quarter(x[k]);
-        found[k] = (a[0] + a[1]) + (a[2] + a[3]);
-    }
-    return found;
+    const four all = (p + r) + (q + s);
+    return (all[0] + all[1]) + (all[2] + all[3]);
 }
 
 typedef struct {
@@ -145,14 +136,12 @@ INLINE void tile(int bits, int rows, const Weights *w, long n, const float *x, f
             }
         }
     }
-    for (int m = 0; m < rows; m++) {
-        four found = sums(acc[m]);
+    for (int m = 0; m < rows; m++)
         for (int o = 0; o < TILE && n + o < N; o++) {
             const float scale = w->scale ? w->scale[n + o] : 1, bias = w->bias ? w->bias[n + o] : 0;
-            const float one = fmaf(found[o], scale, bias); /* one rounding, however it is compiled */
+            const float one = fmaf(sum(acc[m][o]), scale, bias); /* one rounding, however it is compiled */
             y[m * N + n + o] = add ? y[m * N + n + o] + one : one;
         }
-    }
 }
 
 INLINE void tiles(int bits, const Weights *w, const float *x, float *y, long rows, int add) {
@@ -203,7 +192,7 @@ INLINE vec largest(vec a, vec b) {
     return (vec)(((ints)a & first) | ((ints)b & ~first));
 }
 
-/* e to the x, within 2 units in the last place: 2^n times a polynomial (Cephes' expf). */
+/* e to the x: 2^n times a polynomial (Cephes' expf). */
 INLINE vec power(vec x) {
     const vec none = (vec){0};
     x = largest(none - 87.0f, x); /* of a NaN the second, which stays */
@@ -226,8 +215,7 @@ INLINE vec power(vec x) {
 static float dot(const float *a, const float *b, long count) {
     vec found = (vec){0};
     for (long k = 0; k < count; k += LANES) found += *(const vec *)(a + k) * *(const vec *)(b + k);
-    const vec all[4] = {found, found, found, found};
-    return sums(all)[0];
+    return sum(found);
 }
 
 /* RMSNorm of one row, `count` a multiple of LANES. */
@@ -293,8 +281,7 @@ INLINE void attend(int bits, const float *query, const void *keys, const void *v
         *(vec *)(scores + j) = part;
         total += part;
     }
-    const vec all[4] = {total, total, total, total};
-    const float by = 1 / sums(all)[0];
+    const float by = 1 / sum(total);
     for (long d = 0; d < width; d += 4 * LANES) {
         const int parts = width - d < 4 * LANES ? (int)((width - d) / LANES) : 4;
         vec even[4] = {{0}, {0}, {0}, {0}}, odd[4] = {{0}, {0}, {0}, {0}};
