@@ -81,7 +81,7 @@ def _request(scene: Scene, skill: str, placed: bool, rng: random.Random) -> Requ
     if placed:
         (thing,) = scene.things
         return Request((Group(thing.name, thing.colour, 1, None, thing.place),))
-    request = request_for(scene, rng, 0.0)
+    request = request_for(scene, rng, 0.0, ordered=False)
     if skill == "position":
         one, two = (groups_of(scene)[group.label][0] for group in request.groups)
         request = Request(request.groups, (0, str(relation(one, two)), 1))

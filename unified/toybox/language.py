@@ -181,11 +181,15 @@ def groups_of(scene: Scene) -> dict[str, list[Thing]]:
     return groups
 
 
-def request_for(scene: Scene, rng: random.Random, detail: float = 1.0) -> Request:
+def request_for(
+    scene: Scene, rng: random.Random, detail: float = 1.0, ordered: bool = True
+) -> Request:
     """A request that a scene fulfils: all things and counts, and a random subset of the rest.
 
     Args:
         detail: how much of the rest is stated, about; 0 for nothing but things and counts.
+        ordered: where no place is stated, things are named as they stand, in reading order: what
+            to draw next is then what was named next. Else in any order.
     """
     members = list(groups_of(scene).values())
     rng.shuffle(members)
@@ -220,6 +224,9 @@ def request_for(scene: Scene, rng: random.Random, detail: float = 1.0) -> Reques
                 left_open = "count"
         groups.append(Group(first.name, first.colour, len(things), size, place, left_open))
     backed = scene.background if rng.random() < 0.3 * detail else None
+    if ordered and link is None and not any(group.place for group in groups):
+        standing = list(groups_of(scene))
+        groups.sort(key=lambda group: standing.index(group.label))
     return Request(tuple(groups), link, backed)
 
 
@@ -244,9 +251,15 @@ def canonical(request: Request) -> str:
 
 
 def here(request: Request) -> str:
-    """The sentence that says what was understood, before the picture."""
+    """The sentence that says what is about to be drawn, before the picture."""
     first = request.groups[request.relation[0] if request.relation else 0]
     return f"Here {'is' if first.count == 1 else 'are'} {canonical(request)}."
+
+
+def here_now(scene: Scene) -> str:
+    """The same after a change: all that stands there, in reading order."""
+    first = next(iter(groups_of(scene).values()))
+    return f"Here {'is' if len(first) == 1 else 'are'} {summary(scene)}."
 
 
 # --- the user's words --------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def benchmark_prompt(skill: str, seed: int, index: int, split: str) -> tuple[str
         request = Request((Group(thing.name, thing.colour, 1, None, thing.place),))
     else:
         scene, _ = skill_scene(skill, rng, split)
-        request = request_for(scene, rng, 0.0)
+        request = request_for(scene, rng, 0.0, ordered=False)
         if skill == "position":
             one, two = [next(t for t in scene.things if t.label == g.label) for g in request.groups]
             request = Request(request.groups, (0, str(relation(one, two)), 1))
@@ -128,7 +128,7 @@ def benchmark_dialogue(seed: int, index: int, split: str) -> list[dict[str, Any]
     _check(split, SPLITS, "split")
     rng = random.Random(f"{seed}/dialogue benchmark/{split}/{index}")
     scene = compose(rng, split, lambda r: sample_identities(r, r.choice((1, 2, 2, 3))))
-    request = request_for(scene, rng, 0.0)
+    request = request_for(scene, rng, 0.0, ordered=False)
     turns: list[dict[str, Any]] = [
         {"text": ask_to_draw(request, rng), "kind": "draw", "request": request.facts()}
     ]

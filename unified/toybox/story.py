@@ -18,6 +18,7 @@ from unified.toybox.language import (
     amount,
     ask_to_draw,
     description,
+    here_now,
     noise,
     noun,
     refer,
@@ -112,7 +113,8 @@ class _Story:
                 "remove",
                 "remove",
                 "move",
-                "move",
+                "replace",
+                "replace",
                 "replace",
                 "resize",
                 "background",
@@ -124,7 +126,8 @@ class _Story:
             return
         self.edits.append(made)
         text = noise(made.request, rng)
-        said = reply(made.reply, made.after) if rng.random() < 0.8 else reply(made.after)
+        words = f"{made.reply} {here_now(made.after)}"
+        said = reply(words, made.after) if rng.random() < 0.8 else reply(made.after)
         facts = {"kind": "edit", **made.facts, "before": scene_facts(made.before)}
         self.say(user(text), said, facts | {"after": scene_facts(made.after)})
 
@@ -312,7 +315,7 @@ class _Story:
             )
         )
         self.edits.clear()
-        said = reply("Here is the picture as it was.", before)
+        said = reply(f"Here is the picture as it was: {summary(before)}.", before)
         self.say(user(noise(text, rng)), said, {"kind": "undo", "after": scene_facts(before)})
 
     def draw_again(self) -> None:
