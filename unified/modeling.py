@@ -87,6 +87,11 @@ def _encoder(vision: Any, out: int) -> nn.Module:
     )
 
 
+class CodeEmbedding(nn.Embedding):
+    """One row a code. Begins at unit size: smaller ones would, after the two layers of the aligner,
+    whisper beside the embedding of places."""
+
+
 class Aim(nn.Module):
     """What the image head is told of a code that shares its step with others: its place, and the
     codes of the step before it. The decoder runs once a step; this is all that keeps two codes of a
@@ -147,7 +152,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         self.decoder = _decoder(config.text_config)
         self.encoder: Any = _encoder(vision, width) if config.layout.views else None
         self.code_embedding = (
-            nn.Embedding(image.codebook_size, image.embedding_size) if own else None
+            CodeEmbedding(image.codebook_size, image.embedding_size) if own else None
         )
         self.code_aligner = MLP(image.embedding_size, width, width) if own else None
         self.code_place = nn.Embedding(image.length, width) if places else None
@@ -167,11 +172,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         elif isinstance(module, Aim):
             nn.init.zeros_(module.place)
             nn.init.zeros_(module.beside)
-        elif isinstance(module, UnifiedForConditionalGeneration):
-            if module.code_embedding is None:
-                return
-            # at 0.02 the two-layer aligner would whisper beside the embedding of places
-            nn.init.normal_(module.code_embedding.weight, std=1.0)
+        elif isinstance(module, CodeEmbedding):
+            nn.init.normal_(module.weight, std=1.0)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.decoder.get_input_embeddings()
