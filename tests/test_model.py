@@ -190,6 +190,16 @@ def test_the_decoder_is_chosen_by_configuration(kind: str, tmp_path: Path) -> No
         assert torch.equal(model(ids).hidden, again(ids).hidden)
 
 
+def test_codes_of_a_new_model_are_heard_beside_their_places() -> None:
+    sizes = {"hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4}
+    text = {"model_type": "llama", "num_key_value_heads": 4, "intermediate_size": 48, **sizes}
+    torch.manual_seed(0)
+    model = UnifiedForConditionalGeneration(UnifiedConfig(text_config=text, text_size=40))
+    with torch.inference_mode():
+        codes = model._codes(torch.arange(model.config.image_config.codebook_size))
+    assert codes.std(dim=0).mean() > 0.5 * model.code_place.weight.std()
+
+
 def test_an_unknown_decoder_is_named() -> None:
     with pytest.raises(ValueError, match="'gpt2' is not supported; llama or qwen2"):
         UnifiedConfig(text_config={"model_type": "gpt2"})
