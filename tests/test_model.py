@@ -197,6 +197,7 @@ def test_codes_of_a_new_model_are_heard_beside_their_places() -> None:
     model = UnifiedForConditionalGeneration(UnifiedConfig(text_config=text, text_size=40))
     with torch.inference_mode():
         codes = model._codes(torch.arange(model.config.image_config.codebook_size))
+    assert model.code_place is not None
     assert codes.std(dim=0).mean() > 0.5 * model.code_place.weight.std()
 
 
