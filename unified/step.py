@@ -234,7 +234,7 @@ def _plain(layer: Any) -> bool:
 def _plain_codes(model: Any) -> bool:
     """Whether codes have an embedding and aligner of their own, without adapters."""
     table, aligner = model.code_embedding, model.code_aligner
-    if type(table) is not nn.Embedding or type(aligner) is not MLP:
+    if not isinstance(table, nn.Embedding) or type(aligner) is not MLP:
         return False
     return _plain(aligner.up) and _plain(aligner.down)
 
