@@ -12,6 +12,11 @@ from torch import nn
 from unified.attention import attend
 
 
+class CodeEmbedding(nn.Embedding):
+    """One row a code. Begins at unit size: smaller ones would, after the two layers of the aligner,
+    whisper beside the embedding of places."""
+
+
 class MLP(nn.Module):
     """Two layers with GELU: the aligners of Janus and the feed-forward of a block."""
 

@@ -34,7 +34,7 @@ from transformers.utils import ModelOutput
 from unified import attention
 from unified.configuration import UnifiedConfig, UnifiedVisionConfig
 from unified.encoders import JanusEncoder, UnderstandingEncoder
-from unified.layers import MLP, RMSNorm
+from unified.layers import MLP, CodeEmbedding, RMSNorm
 from unified.packed import Blocks
 
 IGNORE = -100  # label of a position without a target
@@ -85,11 +85,6 @@ def _encoder(vision: Any, out: int) -> nn.Module:
         merge=vision.merge,
         out=out,
     )
-
-
-class CodeEmbedding(nn.Embedding):
-    """One row a code. Begins at unit size: smaller ones would, after the two layers of the aligner,
-    whisper beside the embedding of places."""
 
 
 class Aim(nn.Module):

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from unified.column import Column, follows
-from unified.layers import MLP
+from unified.layers import MLP, CodeEmbedding
 from unified.packed import Part
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -234,7 +234,7 @@ def _plain(layer: Any) -> bool:
 def _plain_codes(model: Any) -> bool:
     """Whether codes have an embedding and aligner of their own, without adapters."""
     table, aligner = model.code_embedding, model.code_aligner
-    if not isinstance(table, nn.Embedding) or type(aligner) is not MLP:
+    if type(table) is not CodeEmbedding or type(aligner) is not MLP:
         return False
     return _plain(aligner.up) and _plain(aligner.down)
 
