@@ -39,6 +39,7 @@ class UnclipDecoder:
     ) -> torch.Tensor:
         """Embeddings (B, D) of the pipeline's image encoder -> (B, 3, *size) in [-1, 1]; each
         picture has its own generator of the same seed."""
+        self.pipeline.to(embedding.device)  # it is no module that goes where the codec goes
         pictures = []
         for row in embedding:
             out = self.pipeline(

@@ -67,9 +67,14 @@ class TransformersFeatures:
 
         if self._loaded is None:
             try:
-                processor = AutoImageProcessor.from_pretrained(self.folder, local_files_only=True)
+                processor = AutoImageProcessor.from_pretrained(
+                    self.folder, local_files_only=True, trust_remote_code=False
+                )
                 model = AutoModel.from_pretrained(
-                    self.folder, local_files_only=True, use_safetensors=True
+                    self.folder,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
                 )
             except (OSError, ValueError, RuntimeError, ImportError) as error:
                 reason = " ".join(str(error).split())[:120]
@@ -172,13 +177,13 @@ def of_directory(folder: Path) -> EncoderFeatures | TeacherFeatures | Transforme
     """
     from unified import checkpoint
 
-    if (folder / checkpoint.MANIFEST).is_file():
-        return EncoderFeatures(folder)
     kind = _config(folder).get("kind")
     if kind == "seed":
         return TeacherFeatures(folder)
     if kind is not None:
         raise ValueError(f"{named(folder)}: a tokenizer of kind {kind!r} has no teacher; seed has")
+    if (folder / checkpoint.MANIFEST).is_file():
+        return EncoderFeatures(folder)
     return TransformersFeatures(folder)
 
 

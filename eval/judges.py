@@ -185,10 +185,13 @@ class TransformersJudge(Questioner):
                 )
             try:
                 processor = transformers.AutoProcessor.from_pretrained(
-                    self.folder, local_files_only=True
+                    self.folder, local_files_only=True, trust_remote_code=False
                 )
                 model = kind.from_pretrained(
-                    self.folder, local_files_only=True, use_safetensors=True
+                    self.folder,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
                 )
             except (OSError, ValueError, RuntimeError, ImportError) as error:
                 reason = " ".join(str(error).split())[:120]
@@ -244,9 +247,14 @@ class TransformersSimilarity:
             from transformers import AutoModel, AutoProcessor
 
             try:
-                processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+                processor = AutoProcessor.from_pretrained(
+                    self.folder, local_files_only=True, trust_remote_code=False
+                )
                 model = AutoModel.from_pretrained(
-                    self.folder, local_files_only=True, use_safetensors=True
+                    self.folder,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
                 )
             except (OSError, ValueError, RuntimeError, ImportError) as error:
                 reason = " ".join(str(error).split())[:120]

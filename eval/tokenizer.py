@@ -88,8 +88,9 @@ def evaluate_tokenizer(
         sounds_recognised (shares of words, of their voices and of named sounds that the judge of
         sound names rightly), frechet_log_mel; half of the clips are words, half named sounds.
         All: codebook_use and perplexity (share of the codes that occur, and perplexity of the code
-        histogram, of the codebook where they are least), codes and bits an item or second,
-        encoded and decoded (items a second, here).
+        histogram, of the codebook where they are least), codes and bits an item or second, of
+        pictures and films bits_pixel, encoded and decoded (items a second, here). Of a codec that
+        only encodes nothing else is told.
         With `probe`: see `unified.eval.probing`.
         Judges see what comes back at the toybox's 64x64 pixels; errors are at the codec's.
 
@@ -152,15 +153,17 @@ class _Codes:
     @torch.no_grad()
     def encode(self, media: torch.Tensor) -> torch.Tensor:
         began = time.perf_counter()
-        codes = self.codec.encode(media)
+        codes = self.codec.encode(media).cpu()  # waits for a GPU
         self.encoded = [self.encoded[0] + len(media), self.encoded[1] + time.perf_counter() - began]
-        self.histogram += torch.bincount(codes.flatten().cpu(), minlength=len(self.histogram))
-        return codes
+        self.histogram += torch.bincount(codes.flatten(), minlength=len(self.histogram))
+        return codes.to(media.device)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         began = time.perf_counter()
         media = self.codec.decode(codes)
+        if media.is_cuda:
+            torch.cuda.synchronize()
         self.decoded = [self.decoded[0] + len(codes), self.decoded[1] + time.perf_counter() - began]
         return media
 
@@ -177,8 +180,12 @@ class _Codes:
         steps = self.spec.rate / self.spec.stride if self.spec.rate else 1.0
         yield "codes", self.spec.length * steps, 0.0, 1
         yield "bits", self.spec.bits * steps, 0.0, 1
+        if self.spec.image_size:
+            height, width = self.spec.image_size
+            yield "bits_pixel", self.spec.bits / (height * width * self.spec.stride), 0.0, 1
         yield "encoded", self.encoded[0] / max(1e-9, self.encoded[1]), 0.0, int(self.encoded[0])
-        yield "decoded", self.decoded[0] / max(1e-9, self.decoded[1]), 0.0, int(self.decoded[0])
+        if self.codec.decodes:
+            yield "decoded", self.decoded[0] / max(1e-9, self.decoded[1]), 0.0, int(self.decoded[0])
 
 
 def _pictures(
@@ -198,7 +205,7 @@ def _pictures(
             pixels = given[start : start + batch].to(codec.device)
         codes = codes_of.encode(pixels)
         left = count - start
-        if left > 0:
+        if left > 0 and codec.decodes:
             truth, rebuilt = _levels(pixels[:left]), _levels(codes_of.decode(codes[:left]))
             pairs = list(_pairs(truth, rebuilt))
             if given is None:
@@ -212,6 +219,9 @@ def _pictures(
                     rebuilt.double(), truth.double(), data_range=1.0, reduction="none"
                 )
             )
+    if not codec.decodes:
+        yield from codes_of.found(total)
+        return
     squared = torch.cat(errors).double()
     psnr, ssim = _decibel(squared), torch.cat(similarities).double()
     yield "psnr", float(psnr.mean()), _stderr(psnr), count

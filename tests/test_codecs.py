@@ -218,6 +218,11 @@ def _published(kind: str, folder: str) -> None:
                 **inner,
             )
         )
+    for key, weight in model.state_dict().items():  # so that a new model's codes differ
+        if key.endswith(("codebook.embed", "embed_sum")):  # all zero
+            weight.normal_(std=0.01 if kind == "encodec" else 1)
+        elif kind == "xcodec2" and key == "quantizer.project_in.weight":
+            weight.mul_(1000)
     model.save_pretrained(folder)
 
 
@@ -394,6 +399,34 @@ def test_what_comes_later_changes_nothing_before(name: str) -> None:
             atol=1e-5,
             rtol=1e-5,
         )
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_streams_refuse_what_the_whole_refuses(name: str) -> None:
+    codec = codec_of(name)
+    assert isinstance(codec, StreamCodec)
+    media = media_for(codec, 1, 3)
+    stream = codec.encode_stream()
+    stream.push(media)
+    with pytest.raises(ValueError, match="not numbers"):
+        stream.push(torch.full_like(media, torch.nan))
+    with pytest.raises(ValueError, match="this codec takes"):
+        stream.push(torch.cat([media, media], 1))
+    assert stream.push(media[:, :, :0], last=True).shape[1] < 2 * codec.spec.length
+    with pytest.raises(ValueError, match="without a single frame or sample"):
+        codec.encode_stream().push(media[:, :, :0], last=True)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_of_codes_may_end_by_itself(name: str) -> None:
+    codec = codec_of(name)
+    assert isinstance(codec, StreamCodec)
+    codes = codec.encode(media_for(codec, 2, 3))
+    out = codec.decode_stream()
+    heard = [out.push(codes), out.push(codes[:, :0], last=True)]
+    torch.testing.assert_close(torch.cat(heard, 2), codec.decode(codes), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError):
+        codec.decode_stream().push(codes[:, :0], last=True)
 
 
 def test_latency_is_met() -> None:

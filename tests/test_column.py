@@ -283,3 +283,36 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         layer(torch.ones(2, 64))
     with pytest.raises(ValueError, match="on meta; packed weights take 32 each, on the CPU"):
         layer(torch.ones(2, 32, device="meta"))
+
+
+def test_what_is_damaged_is_compiled_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library.cache_clear()
+    try:
+        native.library()
+        (made,) = (tmp_path / "unified").iterdir()
+        whole = made.stat().st_size
+        made.unlink()  # a new file: this process has the old one in use
+        made.write_bytes(b"cut short")
+        native.library.cache_clear()
+        native.library()
+        assert made.stat().st_size == whole
+    finally:
+        native.library.cache_clear()
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path / "tmp"))
+    open_folder = tmp_path / "cache" / "unified"
+    open_folder.mkdir(parents=True)
+    open_folder.chmod(0o777)
+    native.library.cache_clear()
+    try:
+        native.library()
+        assert not list(open_folder.iterdir())
+        assert list((tmp_path / "tmp").glob("unified-*/step-*.so"))
+    finally:
+        native.library.cache_clear()

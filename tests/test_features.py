@@ -82,6 +82,8 @@ def test_every_extractor_says_whose_it_is(pictures: list[Image.Image], seed_fold
     assert teacher.features(pictures[:5]).shape == (5, 32)
     (seed_folder / "model.safetensors").touch()
     assert TeacherFeatures(seed_folder).revision == teacher.revision
+    ours = of_directory(handle.DEFAULT.parent / "seed")
+    assert isinstance(ours, TeacherFeatures) and ours.features(pictures[:2]).shape[0] == 2
     assert {kind.short for kind in (shipped, teacher, PixelFeatures())} == {
         "encoder", "teacher", "pixels"
     }  # fmt: skip

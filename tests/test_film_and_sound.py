@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 from pathlib import Path
 
 import av
@@ -190,7 +191,13 @@ def test_sound_files_there_and_back(tmp_path: Path) -> None:
 
 def test_many_channels_are_mixed(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "eight.wav", np.full((4000, 8), 0.25, np.float32), RATE)
-    assert len(read_sound(tmp_path / "eight.wav", RATE)) == 4000
+    for kind in ("PCM_16", "PCM_24", "PCM_U8", "FLOAT"):
+        for count in (1, 2, 6, 8):
+            sides = np.linspace(0.5, 1, count) * np.ones((4000, 1))
+            soundfile.write(tmp_path / "several.wav", sides, RATE, subtype=kind)
+            mixed = read_sound(tmp_path / "several.wav", RATE)
+            assert len(mixed) == 4000
+            assert np.abs(mixed - sides.mean()).max() < 0.02  # as loud as they are
 
 
 def test_film_files_there_and_back(tmp_path: Path) -> None:
@@ -291,10 +298,27 @@ def test_a_picture_and_one_frame_are_films(tmp_path: Path) -> None:
     frame = render_film(sample_film(random.Random(3)))[:1]
     write_film(tmp_path / "one.mp4", frame, FPS)
     Image.fromarray(frame[0]).save(tmp_path / "one.png")
-    for name, error in (("one.mp4", 0.1), ("one.png", 0)):
+    turned = Image.fromarray(frame[0]).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # as a telephone writes what was held upright
+    turned.save(tmp_path / "held.png", exif=exif)
+    for name, error in (("one.mp4", 0.1), ("one.png", 0), ("held.png", 0)):
         media = read_media(tmp_path / name, MOVIE)
         assert media.shape == (1, 3, 1, 64, 64)
         assert (media[0, :, 0] - to_tensor(frame)[0]).abs().mean() <= error
+
+
+def test_a_film_stands_upright_as_its_header_says(tmp_path: Path) -> None:
+    frames = render_film(sample_film(random.Random(3)))
+    write_film(tmp_path / "a.MP4", frames, FPS)
+    data = bytearray((tmp_path / "a.MP4").read_bytes())
+    lying = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    held = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30)
+    at = data.index(lying, data.index(b"tkhd"))
+    data[at : at + 36] = held  # a quarter turn clockwise
+    (tmp_path / "b.mp4").write_bytes(data)
+    one, two = (read_film(tmp_path / name, FPS, 64).astype(int) for name in ("a.MP4", "b.mp4"))
+    assert np.abs(np.rot90(one, -1, (1, 2)) - two).mean() < 1 < np.abs(one - two).mean()
 
 
 def test_a_film_without_pictures_is_refused(tmp_path: Path) -> None:

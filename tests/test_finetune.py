@@ -118,6 +118,8 @@ def test_an_adapter_is_attached_switched_and_merged(
     assert handle.generate("a cat", seed=1)[0].size == (64, 64)
     # peft reads it by itself
     torch.testing.assert_close(logits_of_peft(plain, adapter), adapted)
+    with pytest.raises(ValueError, match="adapters are attached .adapter.: merge"):
+        handle.save(tmp_path / "half")
     handle.merge()
     torch.testing.assert_close(logits(handle), adapted, atol=1e-4, rtol=1e-4)
     handle.save(tmp_path / "merged")

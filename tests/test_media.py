@@ -16,6 +16,7 @@ from PIL import Image, ImageFile
 
 from unified.media import picture
 from unified.media.picture import MediaError
+from unified.processing import UnifiedImageProcessor
 
 
 def noise(width: int = 20, height: int = 14) -> Image.Image:
@@ -250,3 +251,12 @@ def test_failed_writes_leave_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         picture.save_png(noise(30, 30), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("size", [(40_000, 2), (1, 9000)])
+def test_a_long_strip_takes_little_room(size: tuple[int, int]) -> None:
+    strip = Image.new("RGB", size, "red")
+    assert picture.square(strip).size == (picture.MAX_SIDE, picture.MAX_SIDE)
+    for crop in (None, "lanczos"):
+        pixels = UnifiedImageProcessor(64, crop=crop).pixels(strip)
+        assert pixels.shape == (3, 64, 64) and pixels[0].mean() > 0.9

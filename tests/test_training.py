@@ -79,6 +79,12 @@ def test_damaged_weights_are_refused_by_name(tiny_run: Path, tmp_path: Path) -> 
     weights.write_bytes(data)
     with pytest.raises(checkpoint.CheckpointError, match=r"model\.safetensors.*SHA-256"):
         load(folder)
+    foreign = folder / "pytorch_model.bin"
+    foreign.write_bytes(b"anything")
+    shutil.copy(tiny_run / "model" / weights.name, weights)
+    with pytest.raises(checkpoint.CheckpointError, match=r"pytorch_model\.bin: .* does not list"):
+        load(folder)
+    foreign.unlink()
     weights.unlink()
     with pytest.raises(checkpoint.CheckpointError, match=r"model\.safetensors: missing"):
         load(folder)

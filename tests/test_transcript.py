@@ -11,6 +11,7 @@ from PIL import Image
 
 from unified import transcript
 from unified.media import picture
+from unified.media.picture import MediaError
 from unified.transcript import Transcript
 
 
@@ -168,3 +169,13 @@ def test_unwritable_places_are_refused(tmp_path: Path) -> None:
     for place in (tmp_path / "file" / "talk.json", Path("/proc/unified/talk")):
         with pytest.raises(ValueError, match="cannot be written"):
             transcript.save(Transcript(conversation()), place)
+
+
+def test_a_file_that_is_no_transcript_is_left_alone(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.json"
+    notes.write_text('{"mine": 1}')
+    with pytest.raises(MediaError, match="no transcript; name another"):
+        transcript.save(Transcript([]), notes)
+    assert notes.read_text() == '{"mine": 1}'
+    transcript.save(Transcript([]), tmp_path / "new.json")
+    transcript.save(Transcript([]), tmp_path / "new.json")

@@ -231,16 +231,14 @@ class StreamCodec(Codec):
 
     @torch.no_grad()
     def encode(self, media: torch.Tensor) -> torch.Tensor:
-        self.check_media(media)
         return self.encode_stream().push(media, last=True)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        self.spec.check(codes)
         return self.decode_stream().push(codes, last=True)
 
     def check_media(self, media: torch.Tensor) -> None:
-        """Raise ValueError for media of another shape, without time, or with what is no number."""
+        """Raise ValueError for media of another shape, or with what is no number."""
         spec = self.spec
         shape, want = tuple(media.shape), (spec.channels, *spec.image_size)
         if media.ndim != 3 + len(spec.image_size) or (shape[1], *shape[3:]) != want:
@@ -248,8 +246,6 @@ class StreamCodec(Codec):
             raise ValueError(
                 f"{spec.medium} of shape {shape}; this codec takes {names} with {want}"
             )
-        if not shape[2]:
-            raise ValueError(f"{spec.medium} without a single frame or sample")
         if not torch.isfinite(media).all():
             raise ValueError(f"{spec.medium} holds values that are not numbers")
 
@@ -273,11 +269,18 @@ class EncodeStream:
 
     @torch.no_grad()
     def push(self, media: torch.Tensor, last: bool = False) -> torch.Tensor:
-        """Codes (B, n) of the steps that are now whole; with `last`, of all that is left."""
+        """Codes (B, n) of the steps that are now whole; with `last`, of all that is left.
+
+        Raises:
+            ValueError: media of another shape, with what is no number, or none at all.
+        """
         spec = self.codec.spec
+        self.codec.check_media(media)
         if self.kept is not None:
             media = torch.cat([self.kept, media], 2)
         time = media.shape[2]
+        if last and not time and not self.begun:
+            raise ValueError(f"{spec.medium} without a single frame or sample")
         offset = 0 if self.begun else spec.first - spec.stride
         steps = (time - offset) // spec.stride
         used = offset + steps * spec.stride
@@ -299,16 +302,24 @@ class DecodeStream:
     def __init__(self, codec: StreamCodec):
         self.codec = codec
         self.past: State = None
+        self.begun = False
 
     @torch.no_grad()
     def push(self, codes: torch.Tensor, last: bool = False) -> torch.Tensor:
-        """Media that are final after these whole steps; with `last`, all that is left.
+        """Media that are final after these whole steps; with `last`, all that is left, for which
+        no more codes are needed.
 
         Raises:
             ValueError: no whole steps, or a code outside the codebook of its place.
         """
-        self.codec.spec.check(codes)
-        steps = codes.shape[1] // self.codec.spec.length
+        spec = self.codec.spec
+        if last and not codes.shape[1] and self.begun:
+            rest = self.codec.decode_rest(self.past)
+            shape = (len(codes), spec.channels, 0, *spec.image_size)
+            return torch.zeros(shape, device=codes.device) if rest is None else rest
+        spec.check(codes)
+        self.begun = True
+        steps = codes.shape[1] // spec.length
         plain = codes - self.codec.starts.to(codes.device).repeat(steps)
         media, self.past = self.codec.decode_steps(plain, self.past)
         rest = self.codec.decode_rest(self.past) if last else None

@@ -7,6 +7,7 @@ is refused in a sentence.
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import abstractmethod
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from unified.tokenizers.codec import Codec, CodecSpec
+from unified.tokenizers.kinds import load_codec
 from unified.tokenizers.vqgan import Autoencoder
 
 
@@ -47,8 +49,15 @@ class PublishedCodec(Codec):
         return super().train(False)
 
     def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-        """As its own library does."""
-        self.model.to(dtype).save_pretrained(folder)
+        """As its own library does.
+
+        Raises:
+            ValueError: it is no type of floating point, the only ones that these can be read in.
+        """
+        if not dtype.is_floating_point:
+            raise ValueError(f"a published codec is saved in a floating type, not {dtype}")
+        model = self.model if self.model.dtype == dtype else copy.deepcopy(self.model).to(dtype)
+        model.save_pretrained(folder)
 
     def check_media(self, media: torch.Tensor) -> None:
         """Raise ValueError for media of another shape than the codec's, without time, or with what
@@ -196,16 +205,26 @@ class DiffusersVQCodec(_Grid):
 
 
 class Emu3Codec(PublishedCodec):
-    """Emu3VQVAE: steps of `temporal_downsample_factor` frames; a picture is as many repeats."""
+    """Emu3VQVAE: steps of `temporal_downsample_factor` frames; a picture is as many repeats.
 
-    SIDE = 64  # pixels; it takes any multiple of its stride, and this is the toybox's
+    It takes films of any size and rate; `film_size` (pixels a side) and `film_rate` (frames a
+    second) in its config.json say which. Without them those of the toybox.
+    """
+
+    SIDE, RATE = 64, 24.0
 
     def describe(self, config: Any) -> CodecSpec:
-        grid = self.SIDE // 2 ** (len(config.channel_multiplier) - 1)
+        side, stride = (
+            getattr(config, "film_size", self.SIDE),
+            2 ** (len(config.channel_multiplier) - 1),
+        )
+        if side % stride:
+            raise ValueError(f"film_size {side} is no multiple of this codec's {stride} pixels")
         frames = config.temporal_downsample_factor
         return CodecSpec(
-            (config.codebook_size,), (0,) * grid**2, (self.SIDE, self.SIDE), config.in_channels,
-            medium="video", rate=24.0, first=frames, stride=frames, causal=False,
+            (config.codebook_size,), (0,) * (side // stride) ** 2, (side, side),
+            config.in_channels, medium="video", rate=float(getattr(config, "film_rate", self.RATE)),
+            first=frames, stride=frames, causal=False,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -378,6 +397,17 @@ PUBLISHED: dict[str, tuple[str, type[PublishedCodec]]] = {
     "dac": ("DacModel", DacCodec),
     "xcodec2": ("Xcodec2Model", Xcodec2Codec),
 }
+
+
+def load_either(folder: Path) -> Codec:
+    """A saved codec, ours or a published one.
+
+    Raises:
+        ValueError: it is of no kind that is known, or its weights do not fit.
+    """
+    found = json.loads((folder / "config.json").read_text())
+    published = "model_type" in found or "_class_name" in found
+    return load_published(folder) if published else load_codec(folder)
 
 
 def load_published(folder: str | Path) -> PublishedCodec:

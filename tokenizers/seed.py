@@ -54,10 +54,13 @@ class SeedConfig:
     teacher: dict[str, Any] = field(default_factory=dict)
     flow: dict[str, Any] = field(default_factory=dict)
     unclip: str | None = None
-    steps: int = 12
-    guidance: float = 1.0
+    steps: int | None = None
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
+        steps, guidance = (20, 10.0) if self.unclip else (12, 1.0)
+        object.__setattr__(self, "steps", steps if self.steps is None else self.steps)
+        object.__setattr__(self, "guidance", guidance if self.guidance is None else self.guidance)
         object.__setattr__(self, "levels", tuple(self.levels))
 
     @property

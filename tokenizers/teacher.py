@@ -118,8 +118,10 @@ class PublishedTower(nn.Module):
         from transformers import AutoImageProcessor, AutoModel
 
         assert config.folder is not None
-        model: Any = AutoModel.from_pretrained(config.folder, use_safetensors=True)
-        processor = AutoImageProcessor.from_pretrained(config.folder)
+        model: Any = AutoModel.from_pretrained(
+            config.folder, use_safetensors=True, trust_remote_code=False
+        )
+        processor = AutoImageProcessor.from_pretrained(config.folder, trust_remote_code=False)
         self.config = config
         self.tower = getattr(model, "vision_model", model).eval().requires_grad_(False)
         found, wanted = self.tower.config, (config.patch, config.width, config.out)

@@ -406,14 +406,11 @@ def _words(plan: Recipe, folder: Path) -> Any:
 
 def _codec(plan: Recipe, folder: Path) -> Any:
     """The picture tokenizer: a given one, or this run's."""
-    from unified.tokenizers.kinds import load_codec
-    from unified.tokenizers.published import load_published
+    from unified.tokenizers.published import load_either
 
     place = Path(plan.codec) if plan.codec else folder / CODEC
     _need(place / "config.json", "tokenizer")
-    found = json.loads((place / "config.json").read_text())
-    published = "model_type" in found or "_class_name" in found
-    return load_published(place) if published else load_codec(place)
+    return load_either(place)
 
 
 def _measure(folder: Path, when: str, model: Any, words: list[int]) -> None:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 MANIFEST = "manifest.json"
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # endings of files that hold such
 
 
 class CheckpointError(ValueError):
@@ -56,7 +57,8 @@ def verify(folder: Path, only: tuple[str, ...] | None = None) -> None:
         only: check just files with these endings.
 
     Raises:
-        CheckpointError: names the first file that is missing or altered.
+        CheckpointError: names the first file that is missing or altered, or weights that the
+            manifest does not list.
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():
@@ -77,6 +79,11 @@ def verify(folder: Path, only: tuple[str, ...] | None = None) -> None:
                 f"{path}: does not match its SHA-256 in {MANIFEST} (damaged or altered);"
                 " fetch or train the weights again"
             )
+    for place in {folder, *((folder / name).parent for name in files)} if not only else ():
+        for path in sorted(place.iterdir()):
+            if path.suffix in WEIGHTS and path.relative_to(folder).as_posix() not in files:
+                raise CheckpointError(f"{path}: {MANIFEST} does not list these weights; take the"
+                                      " file out of the folder")  # fmt: skip
 
 
 def save(

@@ -436,6 +436,9 @@ class Unified:
             raise ValueError(
                 f"{self.model.packed} weights cannot be written; load the model without weights="
             )
+        if self._adapted is not None:
+            raise ValueError(f"adapters are attached ({', '.join(self.adapters)}): merge() one into"
+                             " the weights, or load the model without")  # fmt: skip
         return families.Made(self.model, self.processor, self.codec, self.sampling)
 
 

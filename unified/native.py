@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from ctypes import CDLL, POINTER, Structure, c_float, c_int, c_long, c_void_p
@@ -23,6 +24,7 @@ import torch
 ARCHITECTURES = {"AVX512": "-march=x86-64-v4", "AVX2": "-march=x86-64-v3"}  # as torch sees the CPU
 COMPILERS = ("cc", "gcc", "clang")
 SOURCE = Path(__file__).with_name("step.c")
+PATIENCE = 120  # seconds that a compiler may take
 
 
 class Weights(Structure):
@@ -61,21 +63,34 @@ def library() -> CDLL:
     """
     compiler = _compiler()
     flags = ["-O3", "-shared", "-fPIC", "-Wno-psabi", *_architecture()]
-    made = " ".join([compiler, platform.machine(), *flags]).encode() + SOURCE.read_bytes()
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=PATIENCE).stdout
+    made = " ".join([compiler, platform.machine(), *flags]).encode() + version + SOURCE.read_bytes()
     name, said = f"{SOURCE.stem}-{hashlib.sha256(made).hexdigest()[:16]}.so", ""
     for place in (_cache, _temporary):
         try:
             folder = place()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder.stat().st_uid != os.getuid():  # somebody else's could hold anything
+            if not _own(folder):
                 continue
-            if not (folder / name).is_file():
-                compile_to(compiler, flags, folder / name)
-            return opened(folder / name)
+            for _ in range(2):
+                if not (folder / name).is_file():
+                    compile_to(compiler, flags, folder / name)
+                try:
+                    return opened(folder / name)
+                except (OSError, AttributeError):  # cut short: it is made again
+                    (folder / name).unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:
             said = said or str(error)
     raise ValueError(f"no place to keep what is compiled ({said}); set XDG_CACHE_HOME to a folder"
                      " that can be written")  # fmt: skip
+
+
+def _own(folder: Path) -> bool:
+    """Whether nobody else can write there, or could have put it there: such a one could bring
+    anything to run."""
+    found = folder.lstat()
+    mine = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode)
+    return mine and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def opened(path: Path) -> CDLL:
@@ -137,7 +152,9 @@ def compile_to(compiler: str, flags: list[str], target: Path) -> None:
         for threads in (["-fopenmp"], []):
             out = Path(place) / target.name
             given = [compiler, *flags, *threads, str(SOURCE), "-lm", "-o", str(out)]
-            ran = subprocess.run(given, capture_output=True, text=True, errors="replace")
+            ran = subprocess.run(
+                given, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+            )
             if ran.returncode == 0:
                 out.replace(target)
                 return

@@ -15,6 +15,7 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,8 @@ class Prefixes:
         if not whole:  # the last position has to run: its hidden state is wanted
             known = known[: (length - 1) // SPAN]
         for key in reversed(chain[: len(known)]):  # the first is needed by all that follow
-            self._entries.move_to_end(key)
+            with suppress(KeyError):  # another thread's prompt took its room
+                self._entries.move_to_end(key)
         if not known:
             return Found()
         kept = torch.cat([entry.kept for entry in known], 2)
@@ -139,7 +141,7 @@ class Prefixes:
             last.hidden = hidden.clone()
             self.size += last.hidden.nbytes
         for key in reversed(chain[:count]):
-            if key in self._entries:
+            with suppress(KeyError):
                 self._entries.move_to_end(key)
         while self.size > self.memory:
             self.size -= self._entries.popitem(last=False)[1].size

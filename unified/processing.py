@@ -36,6 +36,7 @@ from unified.tokenizers.text import PublishedTokenizer, TextTokenizer
 from unified.vocabulary import Vocabulary
 
 SMALLEST = 14  # pixels that a side keeps when it is resized, as in Janus
+STRIP = 16  # times its width is as long as a picture counts, where its middle is cut out
 
 
 class UnifiedImageProcessor(BaseImageProcessor):
@@ -103,6 +104,10 @@ def _padded(image: Image.Image, side: int, colour: Sequence[int]) -> Image.Image
 def _cropped(image: Image.Image, side: int, method: Image.Resampling) -> Image.Image:
     """The shorter side resized to `side`, the middle of the longer one."""
     short = min(image.size)
+    if max(image.size) > STRIP * short:  # resized whole it would take gigabytes
+        width, height = (min(length, STRIP * short) for length in image.size)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
     width, height = (int(side * length / short) for length in image.size)
     left, top = (width - side) // 2, (height - side) // 2
     return image.resize((width, height), method).crop((left, top, left + side, top + side))

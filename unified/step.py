@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -60,6 +61,8 @@ class Step:
         self.layers = [_layer(layer, config) for layer in decoder.layers]
         self.norm = _norm(decoder.norm)
         device, dtype = model.device, model.dtype
+        self.cos = self.sin = torch.empty(0)
+        self._turning = Lock()
         self._rotations(min(TURNED, config.max_position_embeddings))
         vocabulary = model.config.vocabulary
         self.image_start, self.slot = vocabulary.image_start, vocabulary.controls.get("slot", -1)
@@ -90,8 +93,10 @@ class Step:
         cos, sin = self.model.decoder.rotary_emb(like, positions[None])
         turned = sin[0, :, None].clone()
         turned[..., : sin.shape[-1] // 2].neg_()  # of the half that `roll` brings there
-        self.sin = turned  # first: by the length of `cos` another thread knows how far they reach
-        self.cos = cos[0, :, None].contiguous()
+        with self._turning:
+            if count > len(self.cos):  # another thread may have come further meanwhile
+                self.sin = turned  # first: by the length of `cos` it is known how far they reach
+                self.cos = cos[0, :, None].contiguous()
 
     def embed(
         self, tokens: Sequence[int], places: Sequence[int], features: Sequence[torch.Tensor]

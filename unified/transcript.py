@@ -55,9 +55,11 @@ def save(transcript: Transcript, path: Path, overwrite: bool = True) -> Path:
 
     Raises:
         FileExistsError: the file is there and `overwrite` is False.
-        MediaError: the place cannot be written to, said in one sentence.
+        MediaError: the place cannot be written to, or holds something else, said in one sentence.
     """
     path = file_of(path)
+    if overwrite and path.is_file() and not _ours(path):
+        raise MediaError(f"{named(path)}: there is a file that is no transcript; name another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         messages = [
@@ -111,6 +113,12 @@ def load(path: Path) -> Transcript:
 def file_of(path: Path) -> Path:
     """The JSON file that `path`, a file or a folder, stands for."""
     return path if path.suffix.lower() == ".json" and not path.is_dir() else path / NAME
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file is a transcript, or an empty one that may become one."""
+    start = path.read_bytes()[:200].lstrip()
+    return not start or FORMAT.encode() in start
 
 
 def parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:

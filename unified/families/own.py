@@ -14,9 +14,7 @@ from unified.families.made import Made
 from unified.modeling import UnifiedForConditionalGeneration
 from unified.processing import UnifiedProcessor
 from unified.sampling import Sampling
-from unified.tokenizers.codec import Codec
-from unified.tokenizers.kinds import load_codec
-from unified.tokenizers.published import load_published
+from unified.tokenizers.published import load_either
 from unified.tokenizers.text import load_tokenizer
 
 CODEC = "image_tokenizer"
@@ -28,20 +26,24 @@ def read(folder: Path, attention: str, dtype: Any) -> Made:
     """What `write` wrote, checked against its manifest: see `unified.families.read`."""
     checkpoint.verify(folder)
     try:
-        model = UnifiedForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, local_files_only=True
-        )
+        model, found = UnifiedForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, local_files_only=True,
+            use_safetensors=True, output_loading_info=True,
+        )  # fmt: skip
     except (OSError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise checkpoint.CheckpointError(f"{folder}: cannot be read as a model: {reason}") from None
+    for keys, what in (("missing_keys", "lacks"), ("unexpected_keys", "has the unknown")):
+        if found[keys]:
+            raise checkpoint.CheckpointError(f"{folder}: {what} {min(found[keys])}; it was not"
+                                             " written from a whole model")  # fmt: skip
     template = folder / "chat_template.jinja"
     processor = UnifiedProcessor.of(
         model.config,
         load_tokenizer(folder),
         template.read_text(encoding="utf-8") if template.is_file() else None,
     )
-    published = "model_type" in json.loads((folder / CODEC / "config.json").read_text())
-    codec: Codec = load_published(folder / CODEC) if published else load_codec(folder / CODEC)
+    codec = load_either(folder / CODEC)
     sampling = Sampling(**json.loads((folder / SAMPLING).read_text()))
     revision = checkpoint.sha256(folder / checkpoint.MANIFEST)[:12]
     return Made(model, processor, codec, sampling, revision)

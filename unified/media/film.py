@@ -64,13 +64,13 @@ def read_film(
                 while last is not None and len(frames) / rate < time - start - 1e-6:
                     if len(frames) > most:  # a moment that lasts for years
                         break
-                    shown = _square(last.to_image(), side) if shown is None else shown
+                    shown = _square(last, side) if shown is None else shown
                     frames.append(shown)
                 last, shown = frame, None
                 if time < start - 1e-6:  # from the key frame on to what is read
                     continue
                 if not frames or len(frames) / rate <= time - start + 1e-6:
-                    shown = _square(frame.to_image(), side)
+                    shown = _square(frame, side)
                     frames.append(shown)
                 length = float((frame.duration or 0) * (frame.time_base or 0))
                 end = time - start + length
@@ -82,7 +82,7 @@ def read_film(
         raise MediaError(f"{name} is not readable as a film ({reason(error)})") from None
     if last is None:
         raise MediaError(f"{name} holds not one frame")
-    shown = _square(last.to_image(), side) if shown is None else shown
+    shown = _square(last, side) if shown is None else shown
     frames = frames or [shown]
     while len(frames) / rate < end - 1e-2 and len(frames) < most:  # a last frame that stands
         frames.append(shown)
@@ -121,8 +121,12 @@ def begin(file: Any, stream: Any, seconds: float, at: float) -> float:
     return origin + skipped
 
 
-def _square(image: Image.Image, side: int) -> np.ndarray:
-    image = square(image.convert("RGB"))
+def _square(frame: av.VideoFrame, side: int) -> np.ndarray:
+    """Upright, as a telephone says that it was held."""
+    image = frame.to_image().convert("RGB")
+    if frame.rotation:
+        image = image.rotate(frame.rotation, expand=True)
+    image = square(image)
     kind = Image.Resampling.BOX if image.width > side else Image.Resampling.BICUBIC
     return np.asarray(image.resize((side, side), kind))
 
@@ -134,11 +138,12 @@ def write_film(path: str | Path, frames: np.ndarray, rate: float, zoom: int = 1)
         MediaError: another ending, or a place that cannot be written to.
     """
     path = Path(path)
-    if path.suffix not in (".mp4", ".gif"):
+    kind = path.suffix.lower()
+    if kind not in (".mp4", ".gif"):
         raise MediaError(f"{named(path)}: a film ends in .mp4 or .gif")
     large = frames.repeat(zoom, 1).repeat(zoom, 2)
     try:
-        if path.suffix == ".gif":
+        if kind == ".gif":
             pictures = [Image.fromarray(frame) for frame in large]
             # durations are whole hundredths of a second: rounded so that no error adds up
             times = [round(100 * k / rate) for k in range(len(pictures) + 1)]

@@ -25,6 +25,7 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageErr
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
+MAX_SIDE = 4096  # pixels of what is padded to a square: a long strip would take gigabytes
 # how files of FORMATS begin: what starts like one and cannot be opened is damaged, not foreign
 STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM")
 KINDS = "PNG, JPEG, WEBP, GIF or BMP"
@@ -64,6 +65,16 @@ def decode(data: bytes, name: str, longest: int | None = None) -> Image.Image:
         if longest is not None and max(image.size) > longest:
             image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         return image
+
+
+def stands(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a picture that does not move."""
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+            warnings.simplefilter("ignore")
+            return getattr(image, "n_frames", 1) == 1
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -200,9 +211,13 @@ def _link(temporary: Path, target: Path) -> None:
 
 
 def square(image: Image.Image) -> Image.Image:
-    """Pad the shorter side evenly with the mean colour of the picture's border."""
+    """Pad the shorter side evenly with the mean colour of the picture's border; what is longer than
+    MAX_SIDE is shrunk first."""
     if image.width == image.height:
         return image
+    if max(image.size) > MAX_SIDE:
+        image = image.copy()
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
     array = np.asarray(image)
     border = np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]])
     side = max(image.size)

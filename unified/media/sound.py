@@ -38,7 +38,7 @@ def read_sound(
 ) -> np.ndarray:
     """The first soundtrack of a file as mono float32 (samples,) in [-1, 1].
 
-    Any rate is resampled and any number of channels mixed to one.
+    Any rate is resampled, and of any number of channels the mean taken.
 
     Args:
         path: a file, or the bytes of one.
@@ -63,7 +63,7 @@ def read_sound(
                 if not given and start is not None and frame.time is not None:
                     early = max(0, round((start - frame.time) * rate))
                 given += frame.samples
-                for part in resampler.resample(frame):
+                for part in resampler.resample(_mixed(frame)):
                     parts.append(part.to_ndarray().reshape(-1))
                     read += len(parts[-1])
                 if count is not None and read >= early + count:
@@ -82,6 +82,19 @@ def read_sound(
     if not np.isfinite(wave).all():
         raise MediaError(f"{name} holds samples that are not numbers")
     return wave
+
+
+def _mixed(frame: av.AudioFrame) -> av.AudioFrame:
+    """The mean of its channels, as float32: FFmpeg adds them up, and is louder than [-1, 1]."""
+    array, count = frame.to_ndarray(), frame.layout.nb_channels
+    planes = array if frame.format.is_planar else array.reshape(-1, count).T
+    if planes.dtype.kind in "iu":
+        half = float(2 ** (8 * planes.dtype.itemsize - 1))
+        planes = planes / half - (planes.dtype.kind == "u")
+    mono = planes.mean(0, dtype=np.float64).astype(np.float32)
+    out = av.AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
+    out.sample_rate, out.pts, out.time_base = frame.sample_rate, frame.pts, frame.time_base
+    return out
 
 
 def write_sound(path: str | Path, wave: np.ndarray, rate: int) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unified.options import Device, InParallel, Model, Seed, Window, parallel_options
-from unified.verbs.common import load, print_json, status
+from unified.verbs.common import check_json, load, print_json, status
 
 bench_app = typer.Typer(
     help="Measure speed, interleaved with what it is compared to, medians and ratios.",
@@ -46,7 +46,18 @@ Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that count
 Threads = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="By default as torch has them.")
 ]
-Out = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write rows.")]
+
+
+def _writable(out: Path | None) -> Path | None:
+    if out is not None and str(out) != "-":
+        check_json(out)
+    return out
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write rows.", callback=_writable),
+]
 
 
 def _written(rows: list[dict[str, Any]], out: Path | None) -> bool:

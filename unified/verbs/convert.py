@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -48,9 +49,8 @@ def convert(
         raise ValueError(f"{named(out)}: there is something already; name a new directory")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"{named(out)}: the folder around it does not exist; create it")
-    unfinished, rewritten = (out.with_name(out.name + end) for end in (".tmp", ".tmp-safetensors"))
-    for path in (unfinished, rewritten):
-        shutil.rmtree(path, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
+    unfinished, rewritten = place / "model", place / "safetensors"
     try:
         with status("Loading torch") as doing:
             from unified import families
@@ -67,6 +67,5 @@ def convert(
             out.rmdir()
         os.replace(unfinished, out)
     finally:
-        for path in (unfinished, rewritten):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
     print(named(out))

@@ -146,28 +146,28 @@ def generate(
     with bar("Drawing") as step:
         if force:
             images = handle.generate(prompt, n=n, seed=seed, on_step=step, **how, **sampling)
-            said = ""
+            drawn, said = [*zip(range(seed, seed + n), images, strict=True)], ""
         else:
             replies = handle.draw(prompt, n=n, seed=seed, on_step=step, **how, **sampling)
-            images, said = _drawn(replies)
-    if not images:
+            drawn, said = _drawn(replies, seed)
+    if not drawn:
         raise ValueError(f"nothing was drawn. The model says: {said or '(nothing)'}")
     if said and not as_json:
         print(printable(said))
-    files = []
-    for k, image in enumerate(images):
-        made = {"prompt": prompt, **facts(handle, seed + k, settings)}
-        if out is not None and k == 0:
+    files: list[dict[str, Any]] = []
+    for own, image in drawn:
+        made = {"prompt": prompt, **facts(handle, own, settings)}
+        if out is not None and not files:
             path = picture.save_png(image, out, made)
         else:
             path = picture.save_new(image, target, made)
         passes = {"passes": image.info["passes"]} if how else {}
-        files.append({"path": str(path), "seed": seed + k, **passes})
+        files.append({"path": str(path), "seed": own, **passes})
         if how and not as_json:
             codes = handle.layout.image_length
             say(f"{codes} codes in {image.info['passes']} passes")
         if not as_json:
-            if len(images) <= SHOWN and sys.stdout.isatty():
+            if len(drawn) <= SHOWN and sys.stdout.isatty():
                 print(terminal.picture(image, terminal.ability(sys.stdout)), end="")
             print(named(path), flush=True)
     if as_json:
@@ -176,11 +176,13 @@ def generate(
         )
 
 
-def _drawn(replies: list[dict[str, Any]]) -> tuple[list[Any], str]:
-    """The pictures of several replies, and what the first of them says."""
-    parts = [part for reply in replies for part in reply["content"]]
+def _drawn(replies: list[dict[str, Any]], seed: int) -> tuple[list[tuple[int, Any]], str]:
+    """The pictures of several replies, each with the seed of its own, and what the first reply
+    says."""
+    drawn = [(seed + k, part["image"]) for k, reply in enumerate(replies)
+             for part in reply["content"] if part["type"] == "image"]  # fmt: skip
     words = [part["text"] for part in replies[0]["content"] if part["type"] == "text"]
-    return [part["image"] for part in parts if part["type"] == "image"], "".join(words).strip()
+    return drawn, "".join(words).strip()
 
 
 def ask(
