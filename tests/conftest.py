@@ -50,3 +50,9 @@ def tiny_janus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from unified.eval.decoding import random_janus
 
     return random_janus(tmp_path_factory.mktemp("janus"), "tiny")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The README's commands go on from one another: at the head of a process's queue they stay
+    together, as what is taken over by another is its tail."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")

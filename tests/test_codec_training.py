@@ -39,10 +39,11 @@ from unified.train.recipe import run
 
 RECIPES = ("pixels", "video", "audio", "seed")
 ALWAYS = {"codebook_use", "perplexity", "codes", "bits", "encoded", "decoded"}
+SEEN = ALWAYS | {"bits_pixel"}
 METRICS = {
-    "image": ALWAYS
+    "image": SEEN
     | {"psnr", "psnr_all", "ssim", "recognised", "objects_kept", "colours_kept", "frechet_encoder"},
-    "video": ALWAYS | {"psnr", "psnr_first", "motion_kept", "things_kept", "frechet_encoder"},
+    "video": SEEN | {"psnr", "psnr_first", "motion_kept", "things_kept", "frechet_encoder"},
     "audio": ALWAYS
     | {
         "mel_distance",

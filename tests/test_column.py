@@ -62,7 +62,8 @@ def test_c_gives_what_torch_gives(kind: str, weights: str | None) -> None:
     inputs = torch.randn(3, 5, text.hidden_size, generator=random)
     together = run([0, 1, 2, 3, 4], True)
     assert together.std() > 0.3
-    torch.testing.assert_close(together, run([0, 1, 2, 3, 4], False), atol=2e-4, rtol=2e-4)
+    error = 2e-4 if weights is None else 1e-3  # their cache is fp16, and rounds a nearby sum apart
+    torch.testing.assert_close(together, run([0, 1, 2, 3, 4], False), atol=error, rtol=error)
     for row in range(5):
         assert torch.equal(run([row], True)[0], together[row])
 
@@ -286,17 +287,19 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
 
 
 def test_what_is_damaged_is_compiled_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.library.cache_clear()
-    try:
-        native.library()
-        (made,) = (tmp_path / "unified").iterdir()
-        whole = made.stat().st_size
-        made.unlink()  # a new file: this process has the old one in use
-        made.write_bytes(b"cut short")
+    def compiled(home: str) -> Path:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / home))
         native.library.cache_clear()
         native.library()
-        assert made.stat().st_size == whole
+        (made,) = (tmp_path / home / "unified").iterdir()
+        return made
+
+    try:
+        made = compiled("a")
+        cut = tmp_path / "b" / "unified" / made.name
+        cut.parent.mkdir(parents=True, mode=0o700)
+        cut.write_bytes(b"cut short")
+        assert compiled("b").stat().st_size == made.stat().st_size
     finally:
         native.library.cache_clear()
 

@@ -123,7 +123,7 @@ def test_guidance_counts_in_its_interval() -> None:
 def test_outside_of_the_interval_there_is_no_second_row(tiny: Unified) -> None:
     length, one = tiny.layout.image_length, {"role": "user", "content": "a cat"}
     plain = tiny.request([one], draw="now", guidance_scale=1.0, temperature=1.0)
-    whole = replace(plain, sampling=replace(plain.sampling, guidance_scale=20.0))
+    whole = replace(plain, sampling=replace(plain.sampling, guidance_scale=100.0))
 
     def drawn(request: Request) -> tuple[list[int], list[int]]:
         """Codes, and lanes of each step that chose one."""

@@ -82,8 +82,7 @@ def verify(folder: Path, only: tuple[str, ...] | None = None) -> None:
     for place in {folder, *((folder / name).parent for name in files)} if not only else ():
         for path in sorted(place.iterdir()):
             if path.suffix in WEIGHTS and path.relative_to(folder).as_posix() not in files:
-                raise CheckpointError(f"{path}: {MANIFEST} does not list these weights; take the"
-                                      " file out of the folder")  # fmt: skip
+                raise _foreign(path)
 
 
 def save(
@@ -184,8 +183,7 @@ def trust(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in (*files, MANIFEST) and not path.name.startswith("."):
-            raise CheckpointError(f"{path}: {MANIFEST} does not list it; a foreign file, which is "
-                                  "not read: take it out of the checkpoint")  # fmt: skip
+            raise _foreign(path)
         if name.endswith(".safetensors"):
             try:
                 with safe_open(path, "pt"):
@@ -210,6 +208,11 @@ def _checkpoints(root: Path) -> list[Path]:
 
 def _step(folder: Path) -> int:
     return int(folder.name[5:])
+
+
+def _foreign(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: {MANIFEST} does not list it; a foreign file, which is "
+                           "not read: take it out of the checkpoint")  # fmt: skip
 
 
 def _no_safetensors(path: Path, error: SafetensorError) -> CheckpointError:

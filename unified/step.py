@@ -31,6 +31,7 @@ from unified.packed import Part
 Product = Callable[[torch.Tensor], torch.Tensor]
 DECODERS = ("llama", "qwen2", "qwen3", "chameleon")
 TURNED = 4096  # positions whose rotations are computed at first
+TURNING = Lock()  # of those that compute more
 ROPES = ("default", "linear", "llama3", "yarn")  # a position is turned the same way at any length
 
 
@@ -62,7 +63,6 @@ class Step:
         self.norm = _norm(decoder.norm)
         device, dtype = model.device, model.dtype
         self.cos = self.sin = torch.empty(0)
-        self._turning = Lock()
         self._rotations(min(TURNED, config.max_position_embeddings))
         vocabulary = model.config.vocabulary
         self.image_start, self.slot = vocabulary.image_start, vocabulary.controls.get("slot", -1)
@@ -93,7 +93,7 @@ class Step:
         cos, sin = self.model.decoder.rotary_emb(like, positions[None])
         turned = sin[0, :, None].clone()
         turned[..., : sin.shape[-1] // 2].neg_()  # of the half that `roll` brings there
-        with self._turning:
+        with TURNING:
             if count > len(self.cos):  # another thread may have come further meanwhile
                 self.sin = turned  # first: by the length of `cos` it is known how far they reach
                 self.cos = cos[0, :, None].contiguous()
