@@ -16,15 +16,14 @@ class UnclipDecoder:
         ValueError: diffusers is not installed.
     """
 
-    def __init__(self, folder: str | Path, device: str = "cpu"):
+    def __init__(self, folder: str | Path):
         try:
             from diffusers import StableUnCLIPImg2ImgPipeline
         except ImportError:
             raise ValueError("unCLIP needs diffusers: pip install 'unified[diffusers]'") from None
-        pipeline: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(
+        self.pipeline: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(
             str(folder), use_safetensors=True
         )
-        self.pipeline = pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
 
     @torch.no_grad()

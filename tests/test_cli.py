@@ -101,9 +101,9 @@ class Model:
             {
                 "role": "assistant",
                 "content": ([said] if "partly" in prompt else [])
-                + [{"type": "image", "image": image}],
+                + ([{"type": "image", "image": image}] if "seldom" not in prompt or k else []),
             }
-            for image in self.generate(prompt, **settings)
+            for k, image in enumerate(self.generate(prompt, **settings))
         ]
 
     def ask(self, image: Image.Image, question: str, *, seed: int) -> str:
@@ -312,6 +312,14 @@ def test_generate_as_json(run: Any) -> None:
     found = json.loads(run("generate", "x", "-n", "2", "-o", "x.png", "--json").out)
     assert found["files"] == [{"path": "x.png", "seed": 0}, {"path": "x-1.png", "seed": 1}]
     assert found["prompt"] == "x" and "guidance_scale" in found["settings"]
+
+
+def test_a_reply_without_a_picture_takes_no_other_pictures_seed(run: Any) -> None:
+    found = json.loads(run("generate", "seldom", "-n", "3", "-o", "x.png", "--json").out)
+    assert [file["seed"] for file in found["files"]] == [1, 2]
+    for file in found["files"]:
+        assert picture.read(file["path"]).getpixel((0, 0)) == (file["seed"], 0, 0)
+        assert picture.metadata(file["path"])["seed"] == file["seed"]
 
 
 def test_generate_says_what_it_does_not_know(run: Any) -> None:
@@ -721,6 +729,14 @@ def test_eval_writes_rows(run: Any, model: Model, monkeypatch: pytest.MonkeyPatc
     chosen = {"top_k": 5, "guidance_start": 0.1, "guidance_end": 0.5}
     assert seen == {"model": model, "limit": 9, "seed": 2, "sampling": chosen}
     assert json.loads(run("eval", "toybox", "--json", "-").out) == rows
+
+
+@pytest.mark.parametrize(
+    "verb", [("bench", "decode"), ("bench", "serve"), ("bench", "tokenizer"), ("eval", "toybox")]
+)
+def test_rows_that_cannot_be_written_are_refused_before_the_work(run: Any, verb: Any) -> None:
+    ran = run(*verb, "--json", "nowhere/rows.json")
+    assert ran.status == 2 and "nowhere" in ran.err and "does not exist" in ran.err
 
 
 def test_doctor_finds_the_weights_and_uses_them(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from unified.tokenizers.audio import AudioConfig, AudioTokenizer
 from unified.tokenizers.codec import Codec, StreamCodec
@@ -348,6 +349,9 @@ def test_saved_as_int8_is_near_and_small(name: str, tmp_path: Path) -> None:
             continue
         step = value.abs().amax(-1, keepdim=True) / 127 if value.ndim > 1 else value.abs() / 1024
         assert ((again[key] - value).abs() <= 0.52 * step + 2**-14).all(), key
+    load_codec(tmp_path / "int8").save(tmp_path / "kept")
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("int8", "kept"))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     sizes = [(tmp_path / way / "model.safetensors").stat().st_size for way in ("whole", "int8")]
     assert sizes[1] < 0.7 * sizes[0]
 

@@ -334,11 +334,21 @@ def test_shards_and_tied_heads_load(tmp_path: Path, ours: Unified) -> None:
     assert torch.equal(model.text_head.weight, model.get_input_embeddings().weight)
 
 
+def test_the_doctor_looks_at_a_published_model(source: Path, capsys: Any) -> None:
+    cli.run(["doctor", "--model", str(source), "--json"])
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["weights"]["status"] == "ok" and "published" in checks["weights"]["found"]
+    assert checks["drawing"]["status"] == "ok", checks["drawing"]
+
+
 def test_converted_and_exported_it_is_the_same(
     source: Path, ours: Unified, theirs: Any, processor: Any, tmp_path: Path, capsys: Any
 ) -> None:
-    own, back = tmp_path / "own", tmp_path / "back"
+    own, back, beside = tmp_path / "own", tmp_path / "back", tmp_path / "own.tmp"
+    beside.mkdir()
+    (beside / "notes").write_text("mine")
     assert cli.run(["convert", str(source), str(own)]) == 0
+    assert (beside / "notes").read_text() == "mine"
     same(ours, unified.load(own, device="cpu"))
     assert cli.run(["convert", str(own), str(back), "--to", "transformers"]) == 0
     again = JanusForConditionalGeneration.from_pretrained(back).eval()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers.utils import logging
 
 from unified import checkpoint
@@ -58,6 +59,35 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(
     assert list(losses(pretrain)) == list(range(1, 9))
     name = "pretrain/checkpoints/step-8/state.safetensors"
     assert checkpoint.sha256(killed / name) == checkpoint.sha256(whole / name)
+
+
+def test_a_run_goes_on_from_a_model_and_its_tokenizers(tiny_run: Path, tmp_path: Path) -> None:
+    start = tiny_run / "model"
+    settings = [
+        "scale=tiny", f"start={start}", "refine.loop.steps=2", "refine.loop.learning_rate=1e-30",
+        "polish.loop.steps=2",
+    ]  # fmt: skip
+    run("toybox", ["refine", "polish"], settings, tmp_path, progress=False)
+    begun, ended = load(start), load(tmp_path / "model")
+    same, moved = (load_file(tmp_path / name / "model/model.safetensors")
+                   for name in ("refine", "polish"))  # fmt: skip
+    weights = begun.model.state_dict()
+    assert all(torch.equal(same[key], weights[key]) for key in same)
+    assert any(not torch.equal(moved[key], weights[key]) for key in moved)
+    assert not (tmp_path / "text").exists() and not (tmp_path / "tokenizer").exists()
+    text = "a red circle and a café"
+    assert ended.processor.tokenizer.ids(text) == begun.processor.tokenizer.ids(text)
+    for key, value in begun.codec.state_dict().items():
+        assert torch.equal(ended.codec.state_dict()[key], value)
+
+
+def test_what_a_run_cannot_go_on_from_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such model directory"):
+        run("toybox", ["polish"], ["scale=tiny", "start=nowhere/x"], tmp_path)
+    (tmp_path / "janus").mkdir()
+    (tmp_path / "janus/config.json").write_text('{"model_type": "janus"}')
+    with pytest.raises(ValueError, match="unified convert"):
+        run("toybox", ["polish"], ["scale=tiny", f"start={tmp_path / 'janus'}"], tmp_path)
 
 
 def test_a_saved_model_gives_identical_logits(tiny_run: Path, tiny: Unified) -> None:

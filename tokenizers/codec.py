@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unified.causal import State
-from unified.tokenizers.storage import pack, unpack
+from unified.tokenizers.storage import pack, stored, unpack
 from unified.vocabulary import book_ranges
 
 
@@ -113,11 +113,13 @@ class Codec(nn.Module, ABC):
         kind: its name in recipes and in config.json.
         Config: dataclass of its settings; the constructor takes one.
         decodes: whether it has a decoder.
+        stored: type of the weights on disk that it was read from, and is saved in again.
     """
 
     kind: ClassVar[str]
     Config: ClassVar[type[Any]]
     decodes: bool = True
+    stored: torch.dtype = torch.float32
     # parts of the names of what is not shipped: running statistics of the library's quantizer
     training_state: ClassVar[tuple[str, ...]] = ("cluster_size", "embed_avg")
     config: Any
@@ -162,13 +164,14 @@ class Codec(nn.Module, ABC):
         if not torch.isfinite(pixels).all():
             raise ValueError("pictures hold values that are not numbers")
 
-    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors; float weights as `dtype` (see
-        `storage.pack`), fp32 again on load."""
+        `storage.pack`) or as they were read, fp32 again on load."""
         folder.mkdir(parents=True, exist_ok=True)
         values = {"kind": self.kind, **asdict(self.config)}
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
-        weights = {key: value.contiguous() for key, value in pack(self._shipped(), dtype).items()}
+        packed = pack(self._shipped(), dtype or self.stored)
+        weights = {key: value.contiguous() for key, value in packed.items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     @classmethod
@@ -183,7 +186,8 @@ class Codec(nn.Module, ABC):
         if kind != cls.kind:
             raise ValueError(f"{folder} holds a codec of kind {kind!r}, not {cls.kind!r}")
         codec = cls(cls.Config(**values))
-        state = unpack(load_file(folder / "model.safetensors"))
+        packed = load_file(folder / "model.safetensors")
+        codec.stored, state = stored(packed), unpack(packed)
         for key, value in codec._shipped().items():
             if key not in state or state[key].shape != value.shape:
                 got = tuple(state[key].shape) if key in state else "nothing"

@@ -48,12 +48,13 @@ class PublishedCodec(Codec):
         """Stays in eval: some of these have batch norms."""
         return super().train(False)
 
-    def save(self, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """As its own library does.
 
         Raises:
             ValueError: it is no type of floating point, the only ones that these can be read in.
         """
+        dtype = dtype or self.stored
         if not dtype.is_floating_point:
             raise ValueError(f"a published codec is saved in a floating type, not {dtype}")
         model = self.model if self.model.dtype == dtype else copy.deepcopy(self.model).to(dtype)
@@ -214,10 +215,8 @@ class Emu3Codec(PublishedCodec):
     SIDE, RATE = 64, 24.0
 
     def describe(self, config: Any) -> CodecSpec:
-        side, stride = (
-            getattr(config, "film_size", self.SIDE),
-            2 ** (len(config.channel_multiplier) - 1),
-        )
+        side = getattr(config, "film_size", self.SIDE)
+        stride = 2 ** (len(config.channel_multiplier) - 1)
         if side % stride:
             raise ValueError(f"film_size {side} is no multiple of this codec's {stride} pixels")
         frames = config.temporal_downsample_factor

@@ -40,7 +40,8 @@ class SeedConfig:
         levels: numbers that each of a code's few numbers can be; a code is one choice of them all.
         teacher, flow: of the frozen encoder and of the picture decoder.
         unclip: a StableUnCLIPImg2ImgPipeline directory of diffusers that draws instead.
-        steps, guidance: how pictures are drawn where nothing else is said.
+        steps, guidance: how pictures are drawn where nothing else is said; None: as the decoder
+            has it.
     """
 
     queries: int = 16
@@ -58,9 +59,6 @@ class SeedConfig:
     guidance: float | None = None
 
     def __post_init__(self) -> None:
-        steps, guidance = (20, 10.0) if self.unclip else (12, 1.0)
-        object.__setattr__(self, "steps", steps if self.steps is None else self.steps)
-        object.__setattr__(self, "guidance", guidance if self.guidance is None else self.guidance)
         object.__setattr__(self, "levels", tuple(self.levels))
 
     @property
@@ -248,8 +246,9 @@ class SeedTokenizer(Codec):
         self.to_features = nn.Linear(config.width, teacher.width)
         self.to_embedding = nn.Linear(config.width, teacher.out)
         self.flow = FlowDecoder(config.flow_config)
+        given = {"steps": config.steps, "guidance": config.guidance}
         self.sampling: dict[str, Any] = {
-            "seed": 0, "steps": config.steps, "guidance": config.guidance
+            "seed": 0, **{name: value for name, value in given.items() if value is not None}
         }  # fmt: skip
         self.unclip = UnclipDecoder(config.unclip) if config.unclip else None
 

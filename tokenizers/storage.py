@@ -42,3 +42,11 @@ def unpack(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             value = value.float() * scale.float()
         weights[key] = value.float() if value.is_floating_point() else value
     return weights
+
+
+def stored(packed: dict[str, torch.Tensor]) -> torch.dtype:
+    """The type that `pack` was given."""
+    if any(key.endswith(SCALE) for key in packed):
+        return torch.int8
+    floats = (value.dtype for value in packed.values() if value.is_floating_point())
+    return next(floats, torch.float32)

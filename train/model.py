@@ -162,7 +162,11 @@ def taken_up(
         image = config.image_config
         image.pattern, image.slope, image.grid = pattern, slope, codec.spec.grid
     return UnifiedForConditionalGeneration.from_pretrained(
-        folder, config=config, attn_implementation=attention.implementation(device)
+        folder,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=attention.implementation(device),
+        use_safetensors=True,
     ).to(device)
 
 

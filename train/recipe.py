@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from unified import families
+from unified.checkpoint import verify
 from unified.media.picture import write_atomic
 from unified.toybox.samples import TASKS
 from unified.train.corpora import (
@@ -63,6 +65,8 @@ class Recipe(BaseModel):
     keys are refused and the known ones listed.
 
     Attributes:
+        start: a model directory in our format: the first stage that is run goes on from its
+            weights, and all have its tokenizers. `model` says how a new one is built.
         codec: the folder of a picture tokenizer, one of ours or a published one, in place of the
             stage `tokenizer`.
         data: named sources that the mixtures of stages may hold beside toybox tasks.
@@ -75,6 +79,7 @@ class Recipe(BaseModel):
 
     name: str
     seed: int = 0
+    start: str | None = None
     text: TextConfig | None = None
     tokenizer: TokenizerConfig | None = None
     codec: str | None = None
@@ -103,7 +108,9 @@ class Recipe(BaseModel):
     def stages(self) -> tuple[str, ...]:
         """Those of STAGES that this recipe has a section and a use for."""
         unused = {"tokenizer"} if self.codec else set()
-        if self.model is not None:
+        if self.start is not None:
+            unused.update(TOKENIZERS)
+        elif self.model is not None:
             words = self.tokenizer is not None and self.tokenizer.kind == "seed" and not self.codec
             if self.model.decoder.get("from") and not words:
                 unused.add("text")
@@ -191,7 +198,8 @@ def run(
         if name not in plan.stages:
             raise ValueError(f"the recipe {plan.name!r} has no stage {name!r}, only "
                              f"{', '.join(plan.stages)}")  # fmt: skip
-    check(plan, stages or list(plan.stages))
+    chosen = stages or list(plan.stages)
+    check(plan, chosen)
     if seed is not None:
         plan.seed = seed
     where = own_device(device)
@@ -201,7 +209,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         settings = plan.model_dump(mode="json")
         write_atomic(folder / RECIPE, yaml.safe_dump(settings, sort_keys=False).encode())
-    for name in stages or plan.stages:
+    for name in chosen:
         began = time.perf_counter()
         if name in TOKENIZERS and crew.size > 1:
             _need_one_process(plan.name, folder)
@@ -210,7 +218,8 @@ def run(
         elif name == "tokenizer":
             _tokenizer(plan, folder, where, progress)
         else:
-            _model(plan, name, folder, where, progress)
+            start = plan.start if name == chosen[0] else None
+            _model(plan, name, folder, where, progress, start)
         if crew.leads:
             row = {"stage": name, "seconds": round(time.perf_counter() - began, 1)}
             with (folder / "times.jsonl").open("a") as file:
@@ -229,12 +238,14 @@ def begun(place: Path) -> Unified:
     Raises:
         ValueError: the recipe has no model, or a tokenizer is not there yet.
     """
-    from unified.handle import Unified
+    from unified.handle import Unified, load
     from unified.processing import UnifiedProcessor
     from unified.train.model import build
 
     file = place / RECIPE if place.is_dir() else place
     plan = read(str(file))
+    if plan.start is not None:
+        return load(plan.start, "cpu")
     if plan.model is None:
         raise ValueError(f"{file}: a recipe without a model; there is nothing to tokenize for")
     text, codec = _words(plan, file.parent), _codec(plan, file.parent)
@@ -250,6 +261,14 @@ def check(plan: Recipe, stages: list[str]) -> None:
     """
     own = [name for name in stages if name not in TOKENIZERS]
     if not own:
+        return
+    _check_data(plan, own)
+    if plan.start is not None:
+        folder = families.folder_of(plan.start)
+        if families.family_of(folder) is not families.own:
+            raise ValueError(f"start: {plan.start} is no model in our format; `unified convert`"
+                             " makes one of a published model")  # fmt: skip
+        verify(folder)
         return
     if plan.model is None:
         raise ValueError(f"the stage {own[0]!r} needs a section model in the recipe")
@@ -276,6 +295,9 @@ def check(plan: Recipe, stages: list[str]) -> None:
         if medium != "image":
             raise ValueError(f"codec: {plan.codec} turns {medium} into codes; name a tokenizer of"
                              " pictures")  # fmt: skip
+
+
+def _check_data(plan: Recipe, own: list[str]) -> None:
     if plan.ability is not None and not Path(plan.ability).is_file():
         raise ValueError(f"ability: {plan.ability} is no file; name one of text")
     for name in plan.data:
@@ -327,24 +349,27 @@ def _tokenizer(plan: Recipe, folder: Path, device: str, progress: bool) -> None:
     train_tokenizer(plan.tokenizer, folder / "tokenizer", text=text, **common)
 
 
-def _model(plan: Recipe, name: str, folder: Path, device: str, progress: bool) -> None:
-    """A stage of the model, from where the stage before it ended."""
+def _model(
+    plan: Recipe, name: str, folder: Path, device: str, progress: bool, start: str | None
+) -> None:
+    """A stage of the model, from where the stage before it ended or from a given model."""
     from unified.handle import quiet
     from unified.train.ability import text_ids
     from unified.train.model import assemble, build, taken_up
     from unified.train.vision import train_vision
 
-    assert plan.model is not None
     quiet()
     text, codec = _words(plan, folder), _codec(plan, folder).to(device)
     own = [stage for stage in plan.stages if stage not in TOKENIZERS]
-    if name == own[0]:
+    before = own[own.index(name) - 1] if name != own[0] else None
+    if start is None and before is None:
+        assert plan.model is not None
         model = build(plan.model, text, codec, plan.seed, device)
     else:
-        start = folder / own[own.index(name) - 1] / "model"
-        _need(start / "config.json", own[own.index(name) - 1])
+        place = folder / str(before) / "model" if start is None else families.folder_of(start)
+        _need(place / "config.json", str(before))
         written = getattr(plan, name).model_dump(include={"pattern", "slope"})
-        model = taken_up(start, codec, device, **written)
+        model = taken_up(place, codec, device, **written)
     common: dict[str, Any] = {"seed": plan.seed, "device": device, "progress": progress}
     words = text_ids(Path(plan.ability), text) if plan.ability else None
     crew = team()
@@ -393,9 +418,11 @@ def _mixture(
 
 
 def _words(plan: Recipe, folder: Path) -> Any:
-    """The text tokenizer: that of the causal LM which the decoder starts from, or of this run."""
-    from unified.tokenizers.text import TextTokenizer
+    """The text tokenizer: that of the model or causal LM which is gone on from, or of this run."""
+    from unified.tokenizers.text import TextTokenizer, load_tokenizer
 
+    if plan.start is not None:
+        return load_tokenizer(families.folder_of(plan.start))
     assert plan.model is not None
     lm, _ = settings_of(plan.model.decoder)
     if lm is not None:
@@ -408,6 +435,8 @@ def _codec(plan: Recipe, folder: Path) -> Any:
     """The picture tokenizer: a given one, or this run's."""
     from unified.tokenizers.published import load_either
 
+    if plan.start is not None:
+        return load_either(families.folder_of(plan.start) / families.own.CODEC)
     place = Path(plan.codec) if plan.codec else folder / CODEC
     _need(place / "config.json", "tokenizer")
     return load_either(place)

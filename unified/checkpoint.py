@@ -79,10 +79,12 @@ def verify(folder: Path, only: tuple[str, ...] | None = None) -> None:
                 f"{path}: does not match its SHA-256 in {MANIFEST} (damaged or altered);"
                 " fetch or train the weights again"
             )
-    for place in {folder, *((folder / name).parent for name in files)} if not only else ():
-        for path in sorted(place.iterdir()):
-            if path.suffix in WEIGHTS and path.relative_to(folder).as_posix() not in files:
-                raise _foreign(path)
+    if only:
+        return
+    places = {folder, *((folder / name).parent for name in files)}
+    for path in (path for place in sorted(places) for path in sorted(place.iterdir())):
+        if path.suffix in WEIGHTS and path.relative_to(folder).as_posix() not in files:
+            raise _foreign(path)
 
 
 def save(

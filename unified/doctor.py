@@ -156,7 +156,8 @@ def _weights(model: str | None) -> Check:
         advice = "Train them (unified train toybox) or name a model directory with --model."
         return Check("weights", "fail", f"{named(Path(model or folder))} is not there", advice)
     try:
-        if model is not None and families.model_type(folder) in families.FAMILIES:
+        listed = (folder / checkpoint.MANIFEST).is_file()
+        if not listed and families.model_type(folder) in families.FAMILIES:
             found = f"{named(folder)}, a published model: there is no manifest to check it by"
             return Check("weights", "ok", found, next=following)
         checkpoint.verify(folder)

@@ -15,6 +15,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from ctypes import CDLL, POINTER, Structure, c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
@@ -63,26 +64,39 @@ def library() -> CDLL:
     """
     compiler = _compiler()
     flags = ["-O3", "-shared", "-fPIC", "-Wno-psabi", *_architecture()]
-    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=PATIENCE).stdout
-    made = " ".join([compiler, platform.machine(), *flags]).encode() + version + SOURCE.read_bytes()
+    words = " ".join([compiler, _ran([compiler, "--version"]).stdout, platform.machine(), *flags])
+    made = words.encode() + SOURCE.read_bytes()
     name, said = f"{SOURCE.stem}-{hashlib.sha256(made).hexdigest()[:16]}.so", ""
     for place in (_cache, _temporary):
         try:
             folder = place()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _own(folder):
-                continue
-            for _ in range(2):
-                if not (folder / name).is_file():
-                    compile_to(compiler, flags, folder / name)
-                try:
+                raise OSError(f"others may write to {folder}")
+            if (folder / name).is_file():
+                with suppress(OSError, AttributeError):  # of a damaged one, which is made again
                     return opened(folder / name)
-                except (OSError, AttributeError):  # cut short: it is made again
-                    (folder / name).unlink(missing_ok=True)
+            compile_to(compiler, flags, folder / name)
+            return opened(folder / name)
         except (OSError, RuntimeError) as error:
             said = said or str(error)
     raise ValueError(f"no place to keep what is compiled ({said}); set XDG_CACHE_HOME to a folder"
                      " that can be written")  # fmt: skip
+
+
+def _ran(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command of the compiler, over.
+
+    Raises:
+        ValueError: it cannot be run, or never ends.
+    """
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ValueError(f"{command[0]} cannot be run ({error}); another compiler may (set CC), or"
+                         " load without weights=") from None  # fmt: skip
 
 
 def _own(folder: Path) -> bool:
@@ -152,9 +166,7 @@ def compile_to(compiler: str, flags: list[str], target: Path) -> None:
         for threads in (["-fopenmp"], []):
             out = Path(place) / target.name
             given = [compiler, *flags, *threads, str(SOURCE), "-lm", "-o", str(out)]
-            ran = subprocess.run(
-                given, capture_output=True, text=True, errors="replace", timeout=PATIENCE
-            )
+            ran = _ran(given)
             if ran.returncode == 0:
                 out.replace(target)
                 return

@@ -58,9 +58,9 @@ def save(transcript: Transcript, path: Path, overwrite: bool = True) -> Path:
         MediaError: the place cannot be written to, or holds something else, said in one sentence.
     """
     path = file_of(path)
-    if overwrite and path.is_file() and not _ours(path):
-        raise MediaError(f"{named(path)}: there is a file that is no transcript; name another")
     try:
+        if overwrite and path.is_file() and not _ours(path):
+            raise MediaError(f"{named(path)}: there is a file that is no transcript; name another")
         path.parent.mkdir(parents=True, exist_ok=True)
         messages = [
             {**message, "content": [_stored(part, path) for part in parts(message)]}
@@ -117,8 +117,8 @@ def file_of(path: Path) -> Path:
 
 def _ours(path: Path) -> bool:
     """Whether a file is a transcript, or an empty one that may become one."""
-    start = path.read_bytes()[:200].lstrip()
-    return not start or FORMAT.encode() in start
+    held = path.read_bytes()
+    return not held.strip() or FORMAT.encode() in held
 
 
 def parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:

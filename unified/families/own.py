@@ -53,7 +53,8 @@ def write(made: Made, folder: Path, *, half: bool = False) -> None:
     """Weights, processor, codec, settings, manifest.
 
     Args:
-        half: weights take half the room, the model's as bf16 and the codec's as fp16.
+        half: weights take half the room, the model's as bf16 and the codec's as fp16, unless they
+            are of fewer bytes already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if half:
@@ -61,7 +62,8 @@ def write(made: Made, folder: Path, *, half: bool = False) -> None:
     small = made.model.num_parameters() < SMALL
     made.model.save_pretrained(folder, max_shard_size="14MB" if small else "4GB")
     made.processor.save_pretrained(folder)
-    made.codec.save(folder / CODEC, dtype=torch.float16 if half else torch.float32)
+    wide = made.codec.stored == torch.float32
+    made.codec.save(folder / CODEC, dtype=torch.float16 if half and wide else None)
     (folder / SAMPLING).write_text(json.dumps(made.sampling.settings(), indent=2) + "\n")
     checkpoint.write_manifest(folder)
 

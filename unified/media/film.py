@@ -16,6 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from unified.media import picture
 from unified.media.picture import MediaError, named, square
 
 LONGEST = 1024  # frames that are read
@@ -32,7 +33,7 @@ def read_film(
     at: float = 0.0,
 ) -> np.ndarray:
     """The film's frames at `rate` a second, each padded to a square and resized, uint8
-    (frames, side, side, 3).
+    (frames, side, side, 3). A picture that does not move is read as pictures are, as one frame.
 
     Args:
         path: a file, or the bytes of one.
@@ -44,6 +45,9 @@ def read_film(
         MediaError: no such file, no pictures in it, too long, too large, or not readable.
     """
     name, opened = source(path)
+    still = picture.still(path)
+    if still is not None:
+        return _square(still, side)[None]
     frames: list[np.ndarray] = []
     last: av.VideoFrame | None = None
     shown: np.ndarray | None = None  # what it looks like, where that was asked for
@@ -64,13 +68,13 @@ def read_film(
                 while last is not None and len(frames) / rate < time - start - 1e-6:
                     if len(frames) > most:  # a moment that lasts for years
                         break
-                    shown = _square(last, side) if shown is None else shown
+                    shown = _square(_upright(last), side) if shown is None else shown
                     frames.append(shown)
                 last, shown = frame, None
                 if time < start - 1e-6:  # from the key frame on to what is read
                     continue
                 if not frames or len(frames) / rate <= time - start + 1e-6:
-                    shown = _square(frame, side)
+                    shown = _square(_upright(frame), side)
                     frames.append(shown)
                 length = float((frame.duration or 0) * (frame.time_base or 0))
                 end = time - start + length
@@ -82,7 +86,7 @@ def read_film(
         raise MediaError(f"{name} is not readable as a film ({reason(error)})") from None
     if last is None:
         raise MediaError(f"{name} holds not one frame")
-    shown = _square(last, side) if shown is None else shown
+    shown = _square(_upright(last), side) if shown is None else shown
     frames = frames or [shown]
     while len(frames) / rate < end - 1e-2 and len(frames) < most:  # a last frame that stands
         frames.append(shown)
@@ -121,12 +125,14 @@ def begin(file: Any, stream: Any, seconds: float, at: float) -> float:
     return origin + skipped
 
 
-def _square(frame: av.VideoFrame, side: int) -> np.ndarray:
-    """Upright, as a telephone says that it was held."""
-    image = frame.to_image().convert("RGB")
-    if frame.rotation:
-        image = image.rotate(frame.rotation, expand=True)
-    image = square(image)
+def _upright(frame: av.VideoFrame) -> Image.Image:
+    """As a telephone says that it was held."""
+    image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+
+
+def _square(image: Image.Image, side: int) -> np.ndarray:
+    image = square(image.convert("RGB"))
     kind = Image.Resampling.BOX if image.width > side else Image.Resampling.BICUBIC
     return np.asarray(image.resize((side, side), kind))
 

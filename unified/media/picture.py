@@ -67,14 +67,25 @@ def decode(data: bytes, name: str, longest: int | None = None) -> Image.Image:
         return image
 
 
-def stands(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a picture that does not move."""
+def still(source: str | os.PathLike[str] | bytes) -> Image.Image | None:
+    """What `read` gives, of a file or the bytes of one; None where it is no picture or one that
+    moves.
+
+    Raises:
+        MediaError: it is one, and cannot be read.
+    """
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return getattr(image, "n_frames", 1) == 1
+            opened = BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(opened, formats=FORMATS) as image:
+                if getattr(image, "n_frames", 1) > 1:
+                    return None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+        return None
+    if isinstance(source, bytes):
+        return decode(source, f"{len(source)} bytes")
+    return read(source)
 
 
 def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

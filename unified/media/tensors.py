@@ -25,10 +25,7 @@ def read_media(path: Path, spec: CodecSpec) -> torch.Tensor:
         wave = sound.read_sound(path, int(spec.rate))
         return torch.from_numpy(np.repeat(wave[None, None], spec.channels, 1))
     if spec.medium == "video":
-        if picture.stands(path):
-            frames = fitted(picture.read(path), spec.image_size)[None]
-        else:
-            frames = film.read_film(path, spec.rate, spec.image_size[0])
+        frames = film.read_film(path, spec.rate, spec.image_size[0])
         return to_tensor(frames).transpose(0, 1)[None]
     return to_tensor(fitted(picture.read(path), spec.image_size)[None])
 

@@ -46,17 +46,9 @@ Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that count
 Threads = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="By default as torch has them.")
 ]
-
-
-def _writable(out: Path | None) -> Path | None:
-    if out is not None and str(out) != "-":
-        check_json(out)
-    return out
-
-
 Out = Annotated[
     Path | None,
-    typer.Option("--json", metavar="FILE", help="Write rows.", callback=_writable),
+    typer.Option("--json", metavar="FILE", help="Write rows.", callback=check_json),
 ]
 
 

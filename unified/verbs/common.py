@@ -58,8 +58,11 @@ def print_json(value: Any, path: Path | None = None) -> None:
         picture.write_atomic(Path(os.path.realpath(path)), (text + "\n").encode())
 
 
-def check_json(path: Path) -> None:
-    """Refuse a place for JSON that cannot be written, before the work rather than after it."""
+def check_json(path: Path | None) -> Path | None:
+    """Of an option: refuse a place for JSON that cannot be written, before the work rather than
+    after it. - is standard output."""
+    if path is None or str(path) == "-":
+        return path
     if path.is_dir():
         raise ValueError(f"{named(path)}: this is a folder; give the name of a file in it")
     if not path.parent.is_dir():
@@ -67,6 +70,7 @@ def check_json(path: Path) -> None:
         raise ValueError(f"{named(path)}: the folder {folder} does not exist; create it")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"{named(path)}: may not be written; choose a place you may write to")
+    return path
 
 
 @contextmanager

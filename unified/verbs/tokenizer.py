@@ -175,14 +175,18 @@ def tokenizer_encode(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A picture, a film or sound.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="CODES.json", help="Standard output if left out."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="CODES.json",
+            help="Standard output if left out.",
+            callback=check_json,
+        ),
     ] = None,
     model: Tokenizer = None,
     device: Device = None,
 ) -> None:
     """Turn a picture, a film or sound into codes, by a tokenizer of that medium."""
-    if out is not None:
-        check_json(out)
     codec = opened(model, device, _medium(file))
     from unified.media.tensors import read_media
 

@@ -34,7 +34,12 @@ def eval_toybox(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the rows there; - is standard output."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Write the rows there; - is standard output.",
+            callback=check_json,
+        ),
     ] = None,
     seed: Seed = 0,
     model: Model = None,
@@ -57,8 +62,6 @@ def eval_toybox(
     sampling = sampling_options(
         guidance_scale, schedule, temperature, top_k, top_p, min_p, guidance_interval
     )
-    if out is not None and str(out) != "-":
-        check_json(out)
     handle = load(model, device, adapter, weights)
     with status("Loading the benchmark"):
         from unified.eval import toybox
