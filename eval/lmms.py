@@ -235,8 +235,6 @@ class Requests:
         parts: list[Part] = []
         if one.messages:
             how, settings = self.draw, {**self.sampling, **one.settings}
-            if how in ("first", "only") and self.handle.model.config.draws_at_once:
-                how = "now"
             if how != "never":
                 del settings["most"]  # a number of words; a drawing takes what it takes
             try:

@@ -57,7 +57,7 @@ def mixed(handle: Unified, count: int, seed: int = 0) -> list[Request]:
         ]
         how: dict[str, Any] = {"draw": "never", "most": ANSWER, "user_picture": "view"}
         if task == "draw":
-            how = {"draw": "now" if handle.model.config.draws_at_once else "only"}
+            how = {"draw": "only"}
         asked = [{"role": "user", "content": content}]
         found.append(handle.request(asked, seed=seed + k, **how))
     return found

@@ -60,7 +60,9 @@ class Model:
     def settings(self, **given: Any) -> sampling.Sampling:
         return replace(sampling.Sampling(), **given)
 
-    def stream(self, messages: list[dict[str, Any]], *, seed: int = 0, **_: Any) -> Iterator[Any]:
+    def stream(
+        self, messages: list[dict[str, Any]], *, seed: int = 0, draw: str = "auto", **_: Any
+    ) -> Iterator[Any]:
         self.heard.append(messages)
         self.seeds.append(seed)
         text = transcript.text_of(messages[-1])
@@ -70,7 +72,7 @@ class Model:
             raise RuntimeError("a tensor\nof the wrong shape")
         if "forget" in text:
             yield handle.Notice("The oldest 2 messages were left out.")
-        if text.lower().startswith(("draw", "please draw")):
+        if draw == "only" or text.lower().startswith(("draw", "please draw")):
             yield from (TextDelta("Here is "), TextDelta("a circle."), ImageStart())
             yield from (ImageProgress(1, 2), ImageProgress(2, 2))
             yield ImageDone(Image.new("RGB", (64, 64), (seed % 256, 0, 0)))
@@ -353,6 +355,14 @@ Draw another.
 """
 
 
+def test_a_picture_can_be_demanded(run: Any, model: Model) -> None:
+    ran = run("chat", "--save", "here", stdin="a zebra\n/draw a zebra\n")
+    assert ran.out.splitlines()[1:4] == [
+        "unified: You said: a zebra", "you: a zebra", "unified: Here is a circle.",
+    ]  # fmt: skip
+    assert picture.metadata("here/chat-1.png")["prompt"] == "a zebra"
+
+
 def test_chat_reads_turns_and_writes_a_transcript(run: Any, model: Model) -> None:
     Image.new("RGB", (30, 20), "red").save("red.png")
     ran = run("chat", "--save", "here", stdin=TALK)
@@ -442,10 +452,11 @@ def test_an_empty_chat_leaves_nothing(run: Any) -> None:
         ("/save none/x.png", "does not exist"),
         ("/save x.jpg", "pictures are saved as PNG"),
         ("/save /proc/x/talk.json", "cannot be written"),
+        ("/draw", "/draw needs words: /draw a red circle"),
         ("/seed many", "/seed takes a whole number, not 'many'"),
         ("/seed -1", "/seed takes a whole number"),
         ("/seed ²", "/seed takes a whole number"),
-        ("/paint", "unknown command /paint; one of /image, /save"),
+        ("/paint", "unknown command /paint; one of /image, /draw, /save"),
         ("This is too long.", "reads at most 512"),
         ("Please crash.", "RuntimeError: a tensor of the wrong shape"),
     ],

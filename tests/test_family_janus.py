@@ -5,6 +5,7 @@ The checkpoint is small and random, made with transformers' classes in the publi
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -332,6 +334,18 @@ def test_shards_and_tied_heads_load(tmp_path: Path, ours: Unified) -> None:
     model = unified.load(save(tmp_path / "tied", tied=True), device="cpu").model
     assert "lm_head.weight" not in load_file(tmp_path / "tied/model.safetensors")
     assert torch.equal(model.text_head.weight, model.get_input_embeddings().weight)
+
+
+def test_a_chat_draws_what_is_demanded(
+    source: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("/draw a cat\n"))
+    assert cli.run(["chat", "--model", str(source), "--save", str(tmp_path)]) == 0
+    assert "picture saved" in capsys.readouterr().out
+    forced = ["generate", "a cat", "--force", "--model", str(source), "-o", str(tmp_path / "x.png")]
+    assert cli.run(forced) == 0
+    one, other = (Image.open(tmp_path / name).tobytes() for name in ("chat-1.png", "x.png"))
+    assert one == other
 
 
 def test_the_doctor_looks_at_a_published_model(source: Path, capsys: Any) -> None:

@@ -30,6 +30,7 @@ LONGEST = 1024  # pixels of an attached picture's longer side: models see far fe
 FOLDER = Path("unified-chat")
 COMMANDS = {
     "/image": ("PATH [question]", "show it a picture, with the next message or this question"),
+    "/draw": ("WORDS", "a picture for sure, of whatever the words are"),
     "/save": ("PATH", "the last picture where PATH ends in .png, else the transcript"),
     "/seed": ("N", "chance of the next reply: another number, another picture"),
     "/adapter": ("NAME", "switch to a LoRA adapter (--adapter), or to none"),
@@ -146,6 +147,10 @@ class Chat:
         match name.lower():
             case "/image":
                 self.attach(rest)
+            case "/draw":
+                if not rest:
+                    raise ValueError("/draw needs words: /draw a red circle")
+                self.turn(rest, draw="only")
             case "/save":
                 self.save_as(rest)
             case "/seed":
@@ -200,8 +205,11 @@ class Chat:
         made = picture.metadata(part["path"]) if Path(part.get("path", "")).is_file() else {}
         self.display.saved("picture", picture.save_png(part["image"], path, made))
 
-    def turn(self, text: str) -> None:
+    def turn(self, text: str, draw: str = "auto") -> None:
         """Say something and take in the reply.
+
+        Args:
+            draw: whether the model may or must draw: see `Request`.
 
         Raises:
             ValueError: the model cannot read this; the turn is taken back, pictures stay attached.
@@ -217,7 +225,7 @@ class Chat:
         reply: transcript.Message = {"role": "assistant", "content": [], "seed": self.seed}
         stopped = False
         try:
-            self._reply(text, reply)
+            self._reply(text, reply, draw)
         except KeyboardInterrupt:
             stopped = reply["stopped"] = True
         except BaseException:
@@ -247,11 +255,11 @@ class Chat:
             except FileExistsError:  # another chat's
                 continue
 
-    def _reply(self, prompt: str, reply: transcript.Message) -> None:
+    def _reply(self, prompt: str, reply: transcript.Message, draw: str) -> None:
         from unified import events
 
         content = reply["content"]
-        stream = self.model.stream(self._for_model(), seed=self.seed, **self.sampling)
+        stream = self.model.stream(self._for_model(), seed=self.seed, draw=draw, **self.sampling)
         for event in stream:
             if isinstance(event, events.TextDelta):
                 if not content or content[-1]["type"] != "text":

@@ -84,18 +84,16 @@ class Unified:
 
         Args:
             most: ids of the reply at most; by default 300, or a picture and 150 more.
-            draw: whether it may, shall or must draw: see `Request`.
+            draw: whether it may, shall or must draw: see `request`.
             sampling: fields of `Sampling` that differ from this model's.
 
         Raises:
             ContextError: the last message alone does not fit.
             ValueError: a message or a setting is malformed.
         """
-        most = most or self._most(CHAT)
-        prompt, notice = self._fit(messages, most, draw=draw == "now")
+        request, notice = self._asked(messages, draw, seed, most or self._most(CHAT), sampling)
         if notice:
             yield Notice(notice)
-        request = replace(self._request(prompt, seed, most, sampling), draw=draw)
         yield from self._read(self.engine.stream(request))
 
     def chat(
@@ -193,8 +191,6 @@ class Unified:
         parallel: str | None = None,
         window: int = jacobi.WINDOW,
     ) -> list[Reply]:
-        if self.model.config.draws_at_once:
-            how = "now"
         requests: list[Request] = []
         for text in [prompt] if isinstance(prompt, str) else prompt:
             content: list[dict[str, Any]] = [{"type": "text", "text": text}]
@@ -244,7 +240,8 @@ class Unified:
         """What `engine` is given for a reply to `messages`, as many of the last ones as fit.
 
         Args:
-            draw: see `Request`. Where a model draws at once, `generate` and `draw` ask for "now".
+            draw: see `Request`. Of a model that draws without a word before it (Janus), "first"
+                and "only" are "now".
             most: ids of the reply at most; by default those of a chat, or where a picture is
                 demanded those of a drawing.
             user_picture: how a user's picture stands, instead of the model's own way in a chat:
@@ -255,8 +252,7 @@ class Unified:
             ContextError, ValueError: as for `stream`.
         """
         most = most or self._most(CHAT if draw in ("auto", "never") else DRAWING)
-        prompt, _ = self._fit(messages, most, user_picture, draw == "now")
-        return replace(self._request(prompt, seed, most, sampling), draw=draw)
+        return self._asked(messages, draw, seed, most, sampling, user_picture)[0]
 
     # --- adapters --------------------------------------------------------------------------------
 
@@ -376,6 +372,21 @@ class Unified:
             return self.processor.prompt(rest, self.encode, policy, draw)
 
         return fit(messages, prompt, context, max(kept, min(most, context // 3)))
+
+    def _asked(
+        self,
+        messages: list[Message],
+        draw: str,
+        seed: int,
+        most: int,
+        sampling: dict[str, Any],
+        user_picture: str | None = None,
+    ) -> tuple[Request, str]:
+        """A request, and what is to be told of messages that were left out, "" if none were."""
+        if draw in ("first", "only") and self.model.config.draws_at_once:
+            draw = "now"
+        prompt, notice = self._fit(messages, most, user_picture, draw == "now")
+        return replace(self._request(prompt, seed, most, sampling), draw=draw), notice
 
     def _request(self, prompt: Prompt, seed: int, most: int, sampling: dict[str, Any]) -> Request:
         return Request(prompt.ids, prompt.views, seed, self.settings(**sampling), most=most)
