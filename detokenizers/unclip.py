@@ -36,9 +36,12 @@ class UnclipDecoder:
         steps: int = 20,
         guidance: float = 10.0,
     ) -> torch.Tensor:
-        """Embeddings (B, D) of the pipeline's image encoder -> (B, 3, *size) in [-1, 1]; each
-        picture has its own generator of the same seed."""
+        """Embeddings (B, D) of the pipeline's image encoder, of any length -> (B, 3, *size) in
+        [-1, 1]; each picture has its own generator of the same seed."""
         self.pipeline.to(embedding.device)  # it is no module that goes where the codec goes
+        known = self.pipeline.image_normalizer  # mean and deviation of such embeddings
+        usual = (known.mean.square() + known.std.square()).sum().sqrt()
+        embedding = F.normalize(embedding, dim=-1) * usual.to(embedding.dtype)
         pictures = []
         for row in embedding:
             out = self.pipeline(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from unified.tokenizers.audio import AudioConfig, AudioTokenizer
@@ -549,7 +550,7 @@ def test_gradients_pass_the_codes(name: str) -> None:
     assert first.grad is not None and first.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2"])
+@pytest.mark.parametrize("kind", ["clip", "clip alone", "siglip", "dinov2"])
 def test_a_published_encoder_takes_the_teachers_place(kind: str, tmp_path: Path) -> None:
     import transformers as t
 
@@ -558,14 +559,17 @@ def test_a_published_encoder_takes_the_teachers_place(kind: str, tmp_path: Path)
     words = {**sizes, "intermediate_size": 64, "vocab_size": 50}
     model: Any
     if kind == "clip":
-        model = t.CLIPModel(t.CLIPConfig(text_config=words, vision_config=seen))
+        model = t.CLIPModel(t.CLIPConfig(text_config=words, vision_config=seen, projection_dim=24))
+    elif kind == "clip alone":
+        model = t.CLIPVisionModelWithProjection(t.CLIPVisionConfig(projection_dim=24, **seen))
     elif kind == "siglip":
         model = t.SiglipModel(t.SiglipConfig(text_config=words, vision_config=seen))
     else:
         model = t.Dinov2Model(t.Dinov2Config(image_size=32, patch_size=8, **sizes))
     model.save_pretrained(tmp_path / "encoder")
     t.CLIPImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "encoder")
-    teacher = {"image_size": 32, "patch": 8, "width": 32, "out": 32, "heads": 2}
+    out = 24 if "clip" in kind else 32
+    teacher = {"image_size": 32, "patch": 8, "width": 32, "out": out, "heads": 2}
     small: dict[str, Any] = {"width": 32, "layers": 1, "heads": 2}
     config = {"queries": 4, "levels": (4, 4), "reverse_layers": 1,
               "prior_width": 32, "flow": small, **small}  # fmt: skip
@@ -574,12 +578,17 @@ def test_a_published_encoder_takes_the_teachers_place(kind: str, tmp_path: Path)
     codec.quantizer(torch.randn(8, 4, 32))
     codec.eval()
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
+    if kind == "clip alone":  # what a diffusers unCLIP pipeline computes of a picture
+        tower: Any = codec.teacher
+        shown = ((pixels + 1) / 2 - tower.mean) / tower.std
+        theirs = model.eval()(pixel_values=shown).image_embeds
+        torch.testing.assert_close(tower(pixels)[1], F.normalize(theirs, dim=-1))
     codes = codec.encode(pixels)
     codec.save(tmp_path / "codec")
     stored = (tmp_path / "codec" / "model.safetensors").stat().st_size
     assert stored < sum(4 * v.numel() for v in codec.state_dict().values())  # without the encoder
     assert torch.equal(load_codec(tmp_path / "codec").encode(pixels), codes)
-    with pytest.raises(ValueError, match="set teacher.patch"):
+    with pytest.raises(ValueError, match="set teacher.patch to 8, not 16"):
         SeedTokenizer(SeedConfig(teacher={**where, "patch": 16}, **config))
 
 
@@ -637,6 +646,9 @@ def test_a_published_unclip_pipeline_draws(tmp_path: Path) -> None:
     assert drawn.shape == (2, 3, 32, 32) and torch.isfinite(drawn).all()
     # seeded, whatever the batch
     torch.testing.assert_close(codec.decode(codes[:1])[0], drawn[0], atol=1e-3, rtol=1e-3)
+    assert codec.unclip is not None  # embeddings are learnt by cosine: their length says nothing
+    one, other = (codec.unclip.sample(k * torch.ones(1, 32), (32, 32), steps=2) for k in (1, 9))
+    torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
 # --- quantizers --------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from torch import nn
 
 from unified.layers import MLP, Block, patchify
 
+PROJECTED = "CLIPVisionModelWithProjection"  # transformers' name of CLIP's encoder by itself
+
 
 @dataclass(frozen=True)
 class TeacherConfig:
@@ -103,11 +105,33 @@ class Teacher(nn.Module):
         return -F.logsigmoid(signs * scores).sum(1).mean()
 
 
+def published_sizes(folder: str) -> dict[str, int]:
+    """The sizes of a vision encoder saved by transformers, by names of `TeacherConfig`.
+
+    Raises:
+        ValueError: it is none with patches.
+    """
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    seen = getattr(config, "vision_config", config)
+    if not hasattr(seen, "patch_size") or not hasattr(seen, "hidden_size"):
+        raise ValueError(f"{folder} is no vision encoder with patches")
+    out = config.projection_dim if _projects(config) else seen.hidden_size
+    side = seen.image_size // seen.patch_size * seen.patch_size
+    return {"image_size": side, "patch": seen.patch_size, "width": seen.hidden_size, "out": out}
+
+
+def _projects(config: Any) -> bool:
+    """Whether it maps what it has pooled to where its words are: what unCLIP draws from."""
+    return config.model_type == "clip" or PROJECTED in (config.architectures or ())
+
+
 class PublishedTower(nn.Module):
     """A frozen vision encoder saved by transformers (CLIP, SigLIP, DINOv2) in the place of ours.
 
     Pictures are resized and normalized as its own processor says; its features are those of the
-    patches, its embedding the pooled output.
+    patches, its embedding the pooled output, of a CLIP projected.
 
     Raises:
         ValueError: it is of other sizes than the configuration says.
@@ -115,21 +139,28 @@ class PublishedTower(nn.Module):
 
     def __init__(self, config: TeacherConfig):
         super().__init__()
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import (
+            AutoConfig,
+            AutoImageProcessor,
+            AutoModel,
+            CLIPVisionModelWithProjection,
+        )
 
         assert config.folder is not None
-        model: Any = AutoModel.from_pretrained(
+        sizes = published_sizes(config.folder)
+        for name in ("patch", "width", "out"):
+            if getattr(config, name) != sizes[name]:
+                raise ValueError(f"{config.folder}: set teacher.{name} to {sizes[name]}, not"
+                                 f" {getattr(config, name)}")  # fmt: skip
+        alone = AutoConfig.from_pretrained(config.folder).architectures == [PROJECTED]
+        model: Any = (CLIPVisionModelWithProjection if alone else AutoModel).from_pretrained(
             config.folder, use_safetensors=True, trust_remote_code=False
         )
         processor = AutoImageProcessor.from_pretrained(config.folder, trust_remote_code=False)
         self.config = config
         self.tower = getattr(model, "vision_model", model).eval().requires_grad_(False)
-        found, wanted = self.tower.config, (config.patch, config.width, config.out)
-        if (found.patch_size, found.hidden_size, found.hidden_size) != wanted:
-            raise ValueError(
-                f"{config.folder} has patches of {found.patch_size} and features of "
-                f"{found.hidden_size}; set teacher.patch, teacher.width and teacher.out to these"
-            )
+        projection = getattr(model, "visual_projection", nn.Identity())
+        self.projection = projection.requires_grad_(False)
         size = (config.image_size, config.image_size)
         self.size = size
         mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
@@ -144,7 +175,8 @@ class PublishedTower(nn.Module):
         out = self.tower(pixel_values=((pixels + 1) / 2 - self.mean) / self.std)
         features = out.last_hidden_state[:, -self.config.places :]  # without a class token
         pooled = getattr(out, "pooler_output", None)
-        return features, F.normalize(features.mean(1) if pooled is None else pooled, dim=-1)
+        pooled = self.projection(features.mean(1) if pooled is None else pooled)
+        return features, F.normalize(pooled, dim=-1)
 
 
 def image_tower(config: TeacherConfig) -> ImageTower | PublishedTower:

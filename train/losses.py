@@ -14,7 +14,12 @@ from unified.media.pixels import resized
 from unified.spectrum import magnitudes, to_log_mel
 from unified.tokenizers.kinds import load_codec
 from unified.tokenizers.seed import SeedTokenizer
-from unified.tokenizers.teacher import ImageTower, PublishedTower, TeacherConfig
+from unified.tokenizers.teacher import (
+    ImageTower,
+    PublishedTower,
+    TeacherConfig,
+    published_sizes,
+)
 
 # window -> mel bands; hops are a quarter of the window (DAC, https://arxiv.org/abs/2306.06546)
 RESOLUTIONS = {2048: 128, 512: 48, 128: 12}
@@ -82,15 +87,10 @@ def _encoder(folder: Path) -> ImageTower | PublishedTower:
         codec = load_codec(folder)
         assert isinstance(codec, SeedTokenizer)
         return codec.teacher
-    seen = found.get("vision_config", found)
-    if "patch_size" not in seen or "hidden_size" not in seen:
-        raise ValueError(f"tokenizer.encoder: {folder} is no vision encoder with patches, and no"
-                         " seed tokenizer")  # fmt: skip
-    patch, width, side = seen["patch_size"], seen["hidden_size"], seen.get("image_size", 224)
-    side = side // patch * patch
-    return PublishedTower(
-        TeacherConfig(image_size=side, patch=patch, width=width, out=width, folder=str(folder))
-    )
+    try:
+        return PublishedTower(TeacherConfig(folder=str(folder), **published_sizes(str(folder))))
+    except ValueError as error:
+        raise ValueError(f"tokenizer.encoder: {error}, and no seed tokenizer") from None
 
 
 class Critic(nn.Module):
