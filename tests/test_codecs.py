@@ -685,7 +685,12 @@ def test_codebooks_are_placed_once_and_passed_by_before(cosine: bool) -> None:
     quantizer.free = True
     passed, none, _ = quantizer(x)
     assert (none == -1).all()
-    quantizer.place(x)
+    quantizer.free = False
+    before = {key: value.clone() for key, value in quantizer.state_dict().items()}
+    with pytest.raises(ValueError, match="hold nothing yet"):
+        quantizer.eval()(x)
+    assert all(torch.equal(value, before[key]) for key, value in quantizer.state_dict().items())
+    quantizer.train().place(x)
     assert quantizer.training
     quantizer.eval()
     quantized, codes, _ = quantizer(x)

@@ -138,8 +138,13 @@ class Residual(Quantizer):
         """Codebooks by k-means of latents (B, N, D), once: give several vectors for each code."""
         self.free, training = False, self.training
         self.eval()  # in training some codebooks would be left out
-        self(x)
+        with torch.autocast(x.device.type, enabled=False):
+            self._quantized(x)
         self.train(training)
+
+    def _quantized(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        quantized, codes, loss = self.vq(self.inward(x.float()))
+        return self.outward(quantized), codes.long(), loss.sum()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         with torch.autocast(x.device.type, enabled=False):
@@ -150,8 +155,10 @@ class Residual(Quantizer):
                 return self.outward(inner), none, inner.new_zeros(())
             if self.training and self.dropout:
                 self.vq.quantize_dropout = bool(torch.rand(()) < 0.5)
-            quantized, codes, loss = self.vq(self.inward(x.float()))
-            return self.outward(quantized), codes.long(), loss.sum()
+            if not self.training and not all(layer._codebook.initted for layer in self.vq.layers):
+                raise ValueError("the codebooks hold nothing yet: train this codec, or load one"
+                                 " that is trained")  # fmt: skip
+            return self._quantized(x)
 
     def embed(self, codes: torch.Tensor) -> torch.Tensor:
         with torch.autocast(codes.device.type, enabled=False):

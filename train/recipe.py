@@ -262,14 +262,18 @@ def check(plan: Recipe, stages: list[str]) -> None:
     own = [name for name in stages if name not in TOKENIZERS]
     if not own:
         return
-    _check_data(plan, own)
-    if plan.start is not None:
+    if plan.start is None:
+        _check_new(plan, own)
+    else:
         folder = families.folder_of(plan.start)
         if families.family_of(folder) is not families.own:
             raise ValueError(f"start: {plan.start} is no model in our format; `unified convert`"
                              " makes one of a published model")  # fmt: skip
         verify(folder)
-        return
+    _check_data(plan, own)
+
+
+def _check_new(plan: Recipe, own: list[str]) -> None:
     if plan.model is None:
         raise ValueError(f"the stage {own[0]!r} needs a section model in the recipe")
     first = next(name for name in plan.stages if name not in TOKENIZERS)
