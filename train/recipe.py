@@ -200,6 +200,8 @@ def run(
                              f"{', '.join(plan.stages)}")  # fmt: skip
     chosen = stages or list(plan.stages)
     check(plan, chosen)
+    if plan.start is not None:  # it is all that has been before
+        plan = plan.model_copy(update={name: None for name in STAGES if name not in chosen})
     if seed is not None:
         plan.seed = seed
     where = own_device(device)
@@ -218,8 +220,7 @@ def run(
         elif name == "tokenizer":
             _tokenizer(plan, folder, where, progress)
         else:
-            start = plan.start if name == chosen[0] else None
-            _model(plan, name, folder, where, progress, start)
+            _model(plan, name, folder, where, progress)
         if crew.leads:
             row = {"stage": name, "seconds": round(time.perf_counter() - began, 1)}
             with (folder / "times.jsonl").open("a") as file:
@@ -353,10 +354,8 @@ def _tokenizer(plan: Recipe, folder: Path, device: str, progress: bool) -> None:
     train_tokenizer(plan.tokenizer, folder / "tokenizer", text=text, **common)
 
 
-def _model(
-    plan: Recipe, name: str, folder: Path, device: str, progress: bool, start: str | None
-) -> None:
-    """A stage of the model, from where the stage before it ended or from a given model."""
+def _model(plan: Recipe, name: str, folder: Path, device: str, progress: bool) -> None:
+    """A stage of the model, from where the stage before it ended."""
     from unified.handle import quiet
     from unified.train.ability import text_ids
     from unified.train.model import assemble, build, taken_up
@@ -365,13 +364,15 @@ def _model(
     quiet()
     text, codec = _words(plan, folder), _codec(plan, folder).to(device)
     own = [stage for stage in plan.stages if stage not in TOKENIZERS]
-    before = own[own.index(name) - 1] if name != own[0] else None
-    if start is None and before is None:
+    if name == own[0] and plan.start is None:
         assert plan.model is not None
         model = build(plan.model, text, codec, plan.seed, device)
     else:
-        place = folder / str(before) / "model" if start is None else families.folder_of(start)
-        _need(place / "config.json", str(before))
+        if name == own[0]:
+            place = families.folder_of(str(plan.start))
+        else:
+            place = folder / own[own.index(name) - 1] / "model"
+            _need(place / "config.json", own[own.index(name) - 1])
         written = getattr(plan, name).model_dump(include={"pattern", "slope"})
         model = taken_up(place, codec, device, **written)
     common: dict[str, Any] = {"seed": plan.seed, "device": device, "progress": progress}
