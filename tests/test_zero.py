@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = 4
 SETTINGS = LoopConfig(
     steps=STEPS, batch_size=8, learning_rate=0.01, warmup=1, schedule="wsd", save_every=2,
-    log_every=1, sample_every=2, ema=0.5, clip=0.5, recompute=True,
+    log_every=1, sample_every=2, ema=0.5, clip=0.5, recompute=True, precision="fp32",
 )  # fmt: skip
 WAYS = {
     "1": {"zero": 1},
