@@ -319,3 +319,16 @@ def test_a_folder_that_others_may_write_to_is_not_used(
         assert list((tmp_path / "tmp").glob("unified-*/step-*.so"))
     finally:
         native.library.cache_clear()
+
+
+def test_heads_in_c_are_the_models_and_rows_do_not_notice_each_other(tiny: Unified) -> None:
+    tiny.engine.refresh()
+    step, model = tiny.engine.step, tiny.model
+    assert step is not None and step.compiled is not None
+    with torch.inference_mode():
+        hidden = torch.randn(5, model.config.text_config.hidden_size)
+        for name in ("text_logits", "image_logits"):
+            ours, theirs = getattr(step, name)(hidden), getattr(model, name)(hidden)
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+            alone = torch.cat([getattr(step, name)(row[None]) for row in hidden])
+            assert torch.equal(alone, ours)

@@ -29,7 +29,8 @@ from unified.train.tuning import read_config
 ROOT = Path(__file__).parent.parent
 STEPS = 10
 FAST = [f"loop.steps={STEPS}", "loop.batch_size=8", "micro_batch=1", "pack=200",
-        "loop.save_every=2", "loop.log_every=1", "loop.precision=fp32", "toybox={draw: 1}"]  # fmt: skip
+        "loop.save_every=2", "loop.log_every=1", "loop.precision=fp32",
+        "toybox={draw: 1}"]  # fmt: skip
 PATIENCE = 600  # seconds, on a machine that has other things to do
 
 

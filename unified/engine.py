@@ -257,18 +257,19 @@ class Engine:
         Args:
             hidden: (lanes, D), of the rows and their twins, as their lanes lie.
         """
-        heads = [self._head(row) for row in rows]
+        heads = self.step or self.model
+        due = [self._head(row) for row in rows]
         logits: dict[int, torch.Tensor] = {}
-        texts = [k for k, head in enumerate(heads) if head == "text"]
-        codes = [row for row, head in zip(rows, heads, strict=True) if head == "image"]
+        texts = [k for k, head in enumerate(due) if head == "text"]
+        codes = [row for row, head in zip(rows, due, strict=True) if head == "image"]
         if texts:  # a head runs only for the rows in which it is live
             lanes = [rows[k].lane for k in texts]
-            given = self.model.text_logits(_of(hidden, lanes)).float().cpu()  # from a GPU at once
+            given = heads.text_logits(_of(hidden, lanes)).float().cpu()  # from a GPU at once
             for k, found in zip(texts, given, strict=True):
                 logits[k] = found
         drawn = iter(self._drawn(codes, hidden) if codes else ())
         chosen = []
-        for k, (row, head) in enumerate(zip(rows, heads, strict=True)):
+        for k, (row, head) in enumerate(zip(rows, due, strict=True)):
             if head == "image":
                 chosen.append(next(drawn))
             else:
@@ -291,7 +292,7 @@ class Engine:
         of its request. hidden: as for `choose`."""
         steps = [row.grammar.choices() if row.at is None else self.plan[row.at] for row in rows]
         out: list[list[int]] = [[] for _ in rows]
-        start = self.vocabulary.image_start
+        heads, start = self.step or self.model, self.vocabulary.image_start
         for n in range(max(map(len, steps))):
             live = [k for k, step in enumerate(steps) if n < len(step)]
             twins = [k for k in live if rows[k].twin is not None and self.compares(rows[k])]
@@ -301,7 +302,7 @@ class Engine:
                 told = [(self._places[rows[k].at or 0][n], *out[k]) for k in (*live, *twins)]
                 aim = torch.tensor(told, device=hidden.device)
                 states = self.model.code_aim(states, aim[:, 0], aim[:, 1:] - start)
-            logits = self.model.image_logits(states).float().cpu()  # weights are read once
+            logits = heads.image_logits(states).float().cpu()  # weights are read once
             own = dict(zip(live, logits, strict=False))
             for k, without in zip(twins, logits[len(live) :], strict=True):
                 own[k] = without + self._weight(rows[k]) * (own[k] - without)

@@ -127,7 +127,8 @@ INLINE void tile(int bits, int rows, const Weights *w, long n, const float *x, f
             } else if (bits == 16) {
                 low = from_half(q), high = from_half(q + 2 * LANES);
             } else {
-                __builtin_prefetch(q + AHEAD), __builtin_prefetch(q + AHEAD + 64);
+                const uint8_t *next = q + TILE * K * 4; /* where the next tile's row is */
+                __builtin_prefetch(next, 0, 2), __builtin_prefetch(next + 64, 0, 2);
                 low = *(const vec *)q, high = *(const vec *)(q + 4 * LANES);
             }
             for (int m = 0; m < rows; m++) {

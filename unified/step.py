@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unified.column import Column, follows
+from unified.column import Column, follows, linear
 from unified.layers import MLP, CodeEmbedding
 from unified.packed import Part
 
@@ -154,6 +154,23 @@ class Step:
             return self.norm(self.compiled(x, positions, cache, self))
         return self.column(x, torch.tensor(positions, device=x.device), cache, bias)
 
+    def text_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As the model's, of a few rows (N, D)."""
+        head = self.model.text_head
+        own = self.compiled is not None and self.model.image_head is not None
+        if own and type(head) is nn.Linear and _plain(head):
+            return linear(head, hidden)
+        logits: torch.Tensor = self.model.text_logits(hidden)
+        return logits
+
+    def image_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As the model's, of a few rows (N, D)."""
+        head = self.model.image_head
+        if self.compiled is not None and type(head) is MLP and _plain_both(head):
+            return linear(head.down, F.gelu(linear(head.up, hidden)))
+        logits: torch.Tensor = self.model.image_logits(hidden)
+        return logits
+
     def reach(self, count: int) -> None:
         """Know the rotations of positions 0..count."""
         if count > len(self.cos):
@@ -242,6 +259,13 @@ def _plain_codes(model: Any) -> bool:
     if type(table) is not CodeEmbedding or type(aligner) is not MLP:
         return False
     return _plain(aligner.up) and _plain(aligner.down)
+
+
+def _plain_both(head: MLP) -> bool:
+    """Whether both layers of a head are plain, and nothing else happens there."""
+    parts = (head.up, head.down)
+    hooks = head._forward_hooks or head._forward_pre_hooks
+    return not hooks and all(type(part) is nn.Linear and _plain(part) for part in parts)
 
 
 def _mark(model: Any) -> tuple[Any, ...]:
