@@ -166,7 +166,7 @@ class Step:
     def image_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """As the model's, of a few rows (N, D)."""
         head = self.model.image_head
-        if self.compiled is not None and type(head) is MLP and _plain_both(head):
+        if self.compiled is not None and _plain_mlp(head):
             return linear(head.down, F.gelu(linear(head.up, hidden)))
         logits: torch.Tensor = self.model.image_logits(hidden)
         return logits
@@ -256,16 +256,14 @@ def _plain(layer: Any) -> bool:
 def _plain_codes(model: Any) -> bool:
     """Whether codes have an embedding and aligner of their own, without adapters."""
     table, aligner = model.code_embedding, model.code_aligner
-    if type(table) is not CodeEmbedding or type(aligner) is not MLP:
+    return type(table) is CodeEmbedding and _plain_mlp(aligner)
+
+
+def _plain_mlp(module: Any) -> bool:
+    """Whether it is two plain layers, and nothing else happens there."""
+    if type(module) is not MLP or module._forward_hooks or module._forward_pre_hooks:
         return False
-    return _plain(aligner.up) and _plain(aligner.down)
-
-
-def _plain_both(head: MLP) -> bool:
-    """Whether both layers of a head are plain, and nothing else happens there."""
-    parts = (head.up, head.down)
-    hooks = head._forward_hooks or head._forward_pre_hooks
-    return not hooks and all(type(part) is nn.Linear and _plain(part) for part in parts)
+    return _plain(module.up) and _plain(module.down)
 
 
 def _mark(model: Any) -> tuple[Any, ...]:
