@@ -155,7 +155,8 @@ def test_who_joins_late_is_not_noticed(tiny: Unified) -> None:
     assert [reply.ids for reply in replies] == alone
 
 
-FLAGS = {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"], "DEFAULT": []}
+FLAGS = {"VNNI": ["-march=x86-64-v4", "-mavx512vnni"], "AVX512": ["-march=x86-64-v4"]}
+FLAGS |= {"AVX2": ["-march=x86-64-v3"], "DEFAULT": []}
 
 
 @pytest.fixture(params=FLAGS)
@@ -164,6 +165,8 @@ def other_cpu(
 ) -> CDLL:
     """Compiled as for another kind of CPU, where this one can run it."""
     capability = torch.backends.cpu.get_cpu_capability()
+    if "-mavx512vnni" in native._architecture():
+        capability = "VNNI"
     order = list(FLAGS)
     if capability not in order or order.index(request.param) < order.index(capability):
         pytest.skip(f"this CPU is {capability}")
@@ -174,6 +177,29 @@ def other_cpu(
     for module in (packed, column):
         monkeypatch.setattr(module, "library", lambda: library)
     return library
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [Int8, Int4])
+def test_whole_numbers_add_no_error_of_their_own(kind: Any) -> None:
+    """What a layer of 8 or 4 bits gives is the product of its weights as they are kept and inputs
+    of 16 bits."""
+    random = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(70, 256, generator=random), torch.randn(9, 256, generator=random)
+    x[:4, 17] *= 1e3  # one that is far larger takes nothing from what is not beside it
+    x[1] *= 1e-20
+    x[2] *= 1e20
+    x[3, 32:64] = 0
+    layer = kind(weight, None)
+    kept = layer(torch.eye(256)).T  # each input alone is exact
+    assert (kept - weight).abs().max() < 0.3
+    most, sizes = (own.abs().unflatten(1, (-1, 32)) for own in (x, kept))
+    bound = most.amax(-1) @ sizes.sum(-1).T / (2 * 32767)  # half a step of inputs
+    bound += 1e-6 * x.abs() @ kept.abs().T
+    assert ((layer(x) - x.double() @ kept.double().T).abs() <= bound).all()
+    x[4, 3], x[5, 40] = float("nan"), float("inf")
+    spoilt = layer(x).isnan().all(1)
+    assert spoilt.tolist() == [False] * 4 + [True] * 2 + [False] * 3
 
 
 @torch.no_grad()
@@ -188,6 +214,8 @@ def test_every_kind_of_cpu_gives_the_same(
         assert (layer(x) - wanted).std() < bound * wanted.std()
         for row in range(7):
             assert torch.equal(layer(x[row]), layer(x)[row])
+    for coded in (Int8, Int4):
+        test_whole_numbers_add_no_error_of_their_own(coded)
     test_c_gives_what_torch_gives("qwen3", "half")
     test_c_gives_what_torch_gives("llama", None)
 

@@ -44,7 +44,9 @@ class Column:
             first.scale, eps, 32,
         )  # fmt: skip
         heads, mixed = first.heads * first.width, products[0][0].outputs
-        self.floats = size + mixed + heads + 3 * self.shape.inner  # of a token, beside its scores
+        inner = self.shape.inner
+        self.floats = size + mixed + heads + 3 * inner + max(size, heads, inner)  # of a token,
+        # beside its scores
 
     @classmethod
     def of(cls, step: Step) -> Column | None:
@@ -107,9 +109,9 @@ def linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
     if weights is None or not _plain(x):
         out: torch.Tensor = layer(x)
         return out
-    out = x.new_empty(len(x), weights.outputs)
-    threads = torch.get_num_threads()
-    library().product(weights, x.data_ptr(), out.data_ptr(), len(x), threads)
+    out, room = x.new_empty(len(x), weights.outputs), torch.empty_like(x)
+    pointers = x.data_ptr(), out.data_ptr(), len(x), room.data_ptr()
+    library().product(weights, *pointers, torch.get_num_threads())
     return out
 
 

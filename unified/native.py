@@ -110,7 +110,7 @@ def _own(folder: Path) -> bool:
 def opened(path: Path) -> CDLL:
     """The library in a file."""
     found = CDLL(str(path))
-    found.product.argtypes = [POINTER(Weights), c_void_p, c_void_p, c_long, c_int]
+    found.product.argtypes = [POINTER(Weights), c_void_p, c_void_p, c_long, c_void_p, c_int]
     found.column.argtypes = [
         POINTER(Layer), POINTER(Shape), *[c_void_p] * 6, c_long, c_long, c_void_p, c_int
     ]  # fmt: skip
@@ -146,10 +146,11 @@ def _compiler() -> str:
 
 
 def _architecture() -> list[str]:
-    if platform.machine() in ("x86_64", "AMD64"):
-        flag = ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability())
-        return [flag] if flag else []
-    return []
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return []
+    flag = ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability())
+    whole = "avx512_vnni" in (name for name, has in torch.cpu.get_capabilities().items() if has)
+    return [] if flag is None else [flag, *["-mavx512vnni"] * (whole and "v4" in flag)]
 
 
 def _temporary() -> Path:

@@ -1,13 +1,11 @@
 """Linear layers whose weights are packed for decoding on a CPU: 16, 8 or 4 bits each.
 
 A step of decoding reads every weight once for a row or two, so its time is that of reading them.
-The product is in C (step.c). Sums are in fp32 throughout, inputs too, and what a row gives does
-not depend on the rows beside it.
+The product is in C (step.c). What a row gives does not depend on the rows beside it.
 
-    half    fp16
-    int8    a scale for each output (symmetric)
-    int4    a scale and a zero for 32 inputs each, in fp32: as bf16 they take less memory, but
-            a third more time to widen; heads are int8
+    half    fp16; inputs and sums in fp32
+    int8    a scale for each output (symmetric); inputs rounded to 16 bits, with a scale for 32 each
+    int4    a scale and a zero in fp16 for 32 inputs each (5 bits a weight); heads are int8
 
 Packed weights are read only: they cannot be trained, saved or moved to a GPU. On CUDA there is half
 alone, which packs nothing: the model is in bf16, or in fp16 where the GPU has no bf16 units.
@@ -26,30 +24,33 @@ from unified.native import Weights, library
 from unified.precision import fast_bf16
 
 KINDS = ("half", "int8", "int4")
-TILE, UNIT = 4, 32  # outputs and inputs that lie together, as in step.c
+UNIT = 32  # inputs that lie together, as in step.c
+TILE, LANES = 4, 16  # outputs that do, of 16 bits and of fewer
 GROUP = UNIT  # inputs that share a scale and a zero, int4
 LARGEST = torch.finfo(torch.float16).max
+TINY = 2**-24  # the smallest fp16
 
 
 class Packed(nn.Module):
     """y = W x + b. A kind of it says how W is coded.
 
     Args:
-        parts: (N, K / UNIT, bytes) uint8, what stands for UNIT inputs of an output; the parts of
-            TILE outputs follow each other. scale, bias: (N,) float32 or None.
+        codes: (tiles, K / UNIT, bytes) uint8, what stands for UNIT inputs of a tile of outputs.
+        scale, bias: (N,) float32 or None.
     """
 
     bits: ClassVar[int]
 
     def __init__(
-        self, inputs: int, *parts: torch.Tensor, scale: torch.Tensor | None = None,
+        self, size: tuple[int, ...], codes: torch.Tensor, scale: torch.Tensor | None = None,
         bias: torch.Tensor | None = None,
     ):  # fmt: skip
         super().__init__()
-        self.inputs, (self.outputs, self.units, _) = inputs, parts[0].shape
+        self.outputs, self.inputs = size
+        self.units = codes.shape[1]
         # no buffers: they would change their dtype with the model's
-        self.codes = torch.cat([_tiled(part) for part in parts], -1)
-        self.scale, self.bias = scale, None if bias is None else bias.float().contiguous()
+        self.codes, self.scale = codes.contiguous(), scale
+        self.bias = None if bias is None else bias.float().contiguous()
         self.bytes = self.codes.nbytes + (0 if scale is None else scale.nbytes)
         library()
 
@@ -60,9 +61,11 @@ class Packed(nn.Module):
         rows = x.reshape(-1, self.inputs).float().contiguous()
         if self.inputs % UNIT:
             rows = nn.functional.pad(rows, (0, -self.inputs % UNIT))
-        y = rows.new_empty(len(rows), self.outputs)
-        threads = torch.get_num_threads()
-        library().product(self.weights(), rows.data_ptr(), y.data_ptr(), len(rows), threads)
+        y, room = rows.new_empty(len(rows), self.outputs), torch.empty_like(rows)
+        library().product(
+            self.weights(), rows.data_ptr(), y.data_ptr(), len(rows), room.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
         return y.view(*x.shape[:-1], self.outputs)
 
     def weights(self) -> Weights:
@@ -72,15 +75,35 @@ class Packed(nn.Module):
         return Weights(*places, self.outputs, self.units * UNIT, self.bits)
 
 
-def _tiled(part: torch.Tensor) -> torch.Tensor:
-    """(N, units, bytes) -> (N / TILE, units, TILE * bytes), outputs filled up with zeros."""
-    whole = nn.functional.pad(part, (0, 0, 0, 0, 0, -len(part) % TILE))
-    return whole.unflatten(0, (-1, TILE)).transpose(1, 2).flatten(2)
+def _tiled(part: torch.Tensor, tile: int) -> torch.Tensor:
+    """(N, units, …) -> (N / tile, units, tile, …), outputs filled up with zeros."""
+    whole = torch.cat([part, part.new_zeros(-len(part) % tile, *part.shape[1:])])
+    return whole.unflatten(0, (-1, tile)).transpose(1, 2)
+
+
+def _bytes(part: torch.Tensor) -> torch.Tensor:
+    """(tiles, units, …) of any kind -> (tiles, units, bytes)."""
+    return part.contiguous().flatten(2).view(torch.uint8)
+
+
+def _words(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes (N, units, UNIT) uint8 -> (tiles, units, words of an output / 2, LANES, 2, in a word).
+
+    Two words of 16 bits hold, the lowest bits first, the first and the second of pairs of inputs.
+    """
+    each = 16 // bits
+    return _tiled(codes, LANES).unflatten(-1, (-1, each, 2)).permute(0, 1, 3, 2, 5, 4)
 
 
 def _filled(weight: torch.Tensor) -> torch.Tensor:
-    """(N, K), inputs filled up with zeros to whole units."""
-    return nn.functional.pad(weight.float(), (0, -weight.shape[1] % UNIT))
+    """(N, K) -> (N, units, UNIT) float32, inputs filled up with zeros."""
+    whole = nn.functional.pad(weight.float(), (0, -weight.shape[1] % UNIT))
+    return whole.unflatten(1, (-1, UNIT))
+
+
+def _check_half(weight: torch.Tensor) -> None:
+    if not weight.abs().max() <= LARGEST:
+        raise ValueError(f"a weight beyond {LARGEST:.0f} has no fp16; load without weights=")
 
 
 class Half(Packed):
@@ -89,10 +112,9 @@ class Half(Packed):
     bits = 16
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
-        if not weight.abs().max() <= LARGEST:
-            raise ValueError(f"a weight beyond {LARGEST:.0f} has no fp16; load without weights=")
-        codes = _filled(weight).half().unflatten(1, (-1, UNIT)).view(torch.uint8)
-        super().__init__(weight.shape[1], codes, bias=bias)
+        _check_half(weight)
+        codes = _bytes(_tiled(_filled(weight).half(), TILE))
+        super().__init__(tuple(weight.shape), codes, bias=bias)
 
 
 class Int8(Packed):
@@ -102,13 +124,13 @@ class Int8(Packed):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
         scale = weight.float().abs().amax(1).clamp_min(1e-12) / 127
-        codes = (_filled(weight) / scale[:, None]).round_().to(torch.int8)
-        whole = codes.unflatten(1, (-1, UNIT)).view(torch.uint8)
-        super().__init__(weight.shape[1], whole, scale=scale, bias=bias)
+        codes = (_filled(weight) / scale[:, None, None]).round_().to(torch.int8)
+        words = _words(codes.view(torch.uint8), self.bits)
+        super().__init__(tuple(weight.shape), _bytes(words), scale, bias)
 
 
 class Int4(Packed):
-    """W in 4 bits, w = (q - 8) scale + zero for each group of inputs."""
+    """W in 4 bits, w = q scale + zero for each group of inputs."""
 
     bits = 4
 
@@ -116,30 +138,33 @@ class Int4(Packed):
         inputs = weight.shape[1]
         if inputs % GROUP:
             raise ValueError(f"int4 weights need inputs in groups of {GROUP}; here are {inputs}")
-        codes, pairs = _four_bits(weight.float().unflatten(1, (-1, GROUP)))
-        low, high = codes.to(torch.uint8).chunk(2, -1)
-        super().__init__(inputs, low | high << 4, pairs.view(torch.uint8), bias=bias)
+        _check_half(weight)
+        codes, *pair = _four_bits(_filled(weight))
+        words = _words(codes, self.bits)
+        parts = [words[..., 0::2] | words[..., 1::2] << 4, *(_tiled(own, LANES) for own in pair)]
+        super().__init__(tuple(weight.shape), torch.cat(list(map(_bytes, parts)), -1), bias=bias)
 
 
-def _four_bits(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, K/G, G) -> codes 0..15 (N, K/G, G) int32, scale and zero (N, K/G, 2).
+def _four_bits(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(N, K/G, G) -> codes 0..15 (N, K/G, G) uint8, scale and zero (N, K/G) float16.
 
     Of several ranges, cut by up to a fifth, a group takes the one with the smallest square error.
     """
     low, high = groups.aminmax(dim=-1, keepdim=True)
+    middle = (low + high) / 2
     best = torch.full_like(low, torch.inf)
-    codes = torch.zeros(groups.shape, dtype=torch.int32)
-    kept = groups.new_zeros(*groups.shape[:-1], 2)
+    codes = torch.zeros(groups.shape, dtype=torch.uint8)
+    scale, zero = (torch.zeros(low.shape, dtype=torch.float16) for _ in range(2))
     for cut in (1.0, 0.95, 0.9, 0.85, 0.8):
-        scale = ((high - low) * (cut / 15)).clamp_min(1e-8)
-        zero = low * cut + 8 * scale
-        tried = ((groups - zero) / scale + 8).round_().clamp_(0, 15)
-        error = ((tried - 8) * scale + zero - groups).square_().sum(-1, True)
+        step = ((high - low) * (cut / 15)).half().clamp_min(TINY)
+        start = (middle - (high - low) * (cut / 2)).half()
+        tried = ((groups - start.float()) / step.float()).round_().clamp_(0, 15)
+        error = (tried * step.float() + start.float() - groups).square_().sum(-1, True)
         better = error < best
         best = torch.where(better, error, best)
-        codes = torch.where(better, tried.int(), codes)
-        kept = torch.where(better, torch.cat([scale, zero], -1), kept)
-    return codes, kept
+        codes = torch.where(better, tried.to(torch.uint8), codes)
+        scale, zero = torch.where(better, step, scale), torch.where(better, start, zero)
+    return codes, scale[..., 0], zero[..., 0]
 
 
 class Part(nn.Module):

@@ -2,10 +2,13 @@
  * the tokens of one step (step.py).
  *
  * A step reads every weight once, for a row or two: what counts is that memory never waits. So
- * packed weights lie in the order in which they are read, TILE outputs side by side for every UNIT
- * inputs, and are asked for AHEAD bytes before their turn. Sums are in fp32; a row's are the same
- * whatever rows are beside it, because every output of every row has one sum of its own, in one
- * order.
+ * packed weights lie in the order in which they are read, a tile of outputs side by side for every
+ * UNIT inputs, and are asked for AHEAD bytes before their turn.
+ *
+ * Weights of 32 and 16 bits are multiplied in fp32. Those of 8 and 4 bits are multiplied as whole
+ * numbers, 32 at an instruction: inputs are rounded to 16 bits with a scale for every UNIT of them
+ * (nearer than bf16 by 2^7), and the sum over a UNIT is exact. A row's sums are the same whatever
+ * rows are beside it, because every output of every row has sums of its own, in one order.
  */
 #include <math.h>
 #include <stdint.h>
@@ -15,7 +18,7 @@
 #endif
 
 #define TILE 4     /* outputs at a time; 4 rows of them are 16 sums in registers */
-#define LANES 16   /* of a sum, and of the vectors below */
+#define LANES 16   /* of a sum, and of the vectors below; outputs at a time, of 8 and 4 bits */
 #define UNIT 32    /* inputs that lie together */
 #define ROWS 32    /* at a time: their inputs stay in the second cache */
 #define AHEAD 4096 /* bytes */
@@ -24,6 +27,9 @@
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int16_t words __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
+typedef int16_t halves __attribute__((vector_size(2 * LANES)));
+typedef uint16_t unsigned_words __attribute__((vector_size(4 * LANES)));
 
 /* --- weights -------------------------------------------------------------------------------- */
 
@@ -48,32 +54,15 @@ INLINE vec from_half(const uint8_t *p) {
 #endif
 }
 
-INLINE vec from_int8(const uint8_t *p) {
-#ifdef __AVX512F__
-    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
-#else
-    vec out;
-    for (int k = 0; k < LANES; k++) out[k] = (float)(int8_t)p[k];
-    return out;
-#endif
+INLINE vec largest(vec a, vec b) {
+    const ints first = a > b;
+    return (vec)(((ints)a & first) | ((ints)b & ~first));
 }
 
-/* 32 numbers of 4 bits, (number - 8) scale + zero. A byte has inputs k and k + 16. */
-INLINE void from_int4(const uint8_t *p, const float *pair, vec *low, vec *high) {
-    const float scale = pair[0], zero = pair[1];
-#ifdef __AVX512F__
-    const __m512 count = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    /* all sixteen values of this group, of which a code chooses by its lowest 4 bits */
-    __m512 values = _mm512_fmadd_ps(count, _mm512_set1_ps(scale), _mm512_set1_ps(zero));
-    __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
-    *low = (vec)_mm512_permutexvar_ps(codes, values);
-    *high = (vec)_mm512_permutexvar_ps(_mm512_srli_epi32(codes, 4), values);
-#else
-    for (int k = 0; k < LANES; k++) {
-        (*low)[k] = (float)((p[k] & 15) - 8) * scale + zero;
-        (*high)[k] = (float)((p[k] >> 4) - 8) * scale + zero;
-    }
-#endif
+INLINE float highest(vec x) {
+    float most = x[0];
+    for (int k = 1; k < LANES; k++) most = x[k] > most ? x[k] : most;
+    return most;
 }
 
 INLINE float sum(vec x) {
@@ -86,31 +75,29 @@ INLINE float sum(vec x) {
 }
 
 typedef struct {
-    const uint8_t *codes; /* (N / TILE, K / UNIT, step(bits)): the codes of a tile for a unit of
-                           * inputs, (TILE, UNIT), and of 4 bits scales and zeros, (TILE, 2), after
-                           * them; of 32 bits (N, K) */
+    const uint8_t *codes; /* of 32 bits (N, K); of 16 (N / TILE, K / UNIT, TILE, UNIT);
+                           * of 8 (N / LANES, K / UNIT, 8, LANES, 2, 2), where the places stand for
+                           * outputs and for inputs (2, 4, 3) of (8, 2, 2); of 4 the same with 4 of
+                           * 4 bits in place of 2 of 8, the lowest first, and after each unit's
+                           * fp16 scales and zeros, (2, LANES): w = scale q + zero */
     const float *scale;   /* (N,) of 8 bits, else NULL */
     const float *bias;    /* (N,) or NULL */
     long outputs, inputs; /* N as it is wanted; K a multiple of UNIT */
     int bits;             /* 32, 16, 8 or 4 */
 } Weights;
 
-INLINE long step(int bits) {
-    return bits == 32 ? UNIT * 4 : TILE * (UNIT * bits / 8 + (bits == 4 ? 8 : 0));
-}
-
 /* One tile of outputs of a few rows; `bits` and `rows` are known to the compiler. */
 INLINE void tile(int bits, int rows, const Weights *w, long n, const float *x, float *y, int add) {
     const long K = w->inputs, N = w->outputs, size = UNIT * bits / 8;
-    const uint8_t *p = w->codes + (bits == 32 ? n * K * 4 : n / TILE * (K / UNIT) * step(bits));
+    const long next = TILE * size; /* bytes from a unit of inputs to the next */
+    const uint8_t *p = w->codes + (bits == 32 ? n * K * 4 : n / TILE * (K / UNIT) * next);
     long row[TILE]; /* where outputs lie, of 32 bits; beyond the last one it stands again */
     for (int o = 0; o < TILE; o++) row[o] = n + o < N ? o * K * 4 : (N - 1 - n) * K * 4;
     vec acc[4][TILE];
     for (int m = 0; m < rows; m++)
         for (int o = 0; o < TILE; o++) acc[m][o] = (vec){0};
-    for (long k = 0; k < K; k += UNIT, p += step(bits)) {
-        for (long at = 0; at < step(bits) && bits != 32; at += 64)
-            __builtin_prefetch(p + AHEAD + at);
+    for (long k = 0; k < K; k += UNIT, p += bits == 32 ? size : next) {
+        for (long at = 0; at < next && bits != 32; at += 64) __builtin_prefetch(p + AHEAD + at);
         vec a[4], b[4];
         for (int m = 0; m < rows; m++) {
             a[m] = *(const vec *)(x + m * K + k);
@@ -120,15 +107,11 @@ INLINE void tile(int bits, int rows, const Weights *w, long n, const float *x, f
         for (int o = 0; o < TILE; o++) {
             const uint8_t *q = p + (bits == 32 ? row[o] : o * size);
             vec low, high;
-            if (bits == 4) {
-                from_int4(q, (const float *)(p + TILE * size) + 2 * o, &low, &high);
-            } else if (bits == 8) {
-                low = from_int8(q), high = from_int8(q + LANES);
-            } else if (bits == 16) {
+            if (bits == 16) {
                 low = from_half(q), high = from_half(q + 2 * LANES);
             } else {
-                const uint8_t *next = q + TILE * K * 4; /* where the next tile's row is */
-                __builtin_prefetch(next, 0, 2), __builtin_prefetch(next + 64, 0, 2);
+                const uint8_t *later = q + TILE * K * 4; /* where the next tile's row is */
+                __builtin_prefetch(later, 0, 2), __builtin_prefetch(later + 64, 0, 2);
                 low = *(const vec *)q, high = *(const vec *)(q + 4 * LANES);
             }
             for (int m = 0; m < rows; m++) {
@@ -139,38 +122,148 @@ INLINE void tile(int bits, int rows, const Weights *w, long n, const float *x, f
     }
     for (int m = 0; m < rows; m++)
         for (int o = 0; o < TILE && n + o < N; o++) {
-            const float scale = w->scale ? w->scale[n + o] : 1, bias = w->bias ? w->bias[n + o] : 0;
-            const float one = fmaf(sum(acc[m][o]), scale, bias); /* one rounding, however it is compiled */
+            const float bias = w->bias ? w->bias[n + o] : 0, one = sum(acc[m][o]) + bias;
             y[m * N + n + o] = add ? y[m * N + n + o] + one : one;
         }
 }
 
-INLINE void tiles(int bits, const Weights *w, const float *x, float *y, long rows, int add) {
-    const long count = (w->outputs + TILE - 1) / TILE, K = w->inputs, N = w->outputs;
-    for (long start = 0; start < rows; start += ROWS) {
-        const long stop = start + ROWS < rows ? start + ROWS : rows;
-#pragma omp for schedule(static)
-        for (long t = 0; t < count; t++) {
-            const long n = t * TILE;
-            long m = start;
-            for (; m + 4 <= stop; m += 4) tile(bits, 4, w, n, x + m * K, y + m * N, add);
-            for (; m + 2 <= stop; m += 2) tile(bits, 2, w, n, x + m * K, y + m * N, add);
-            for (; m < stop; m++) tile(bits, 1, w, n, x + m * K, y + m * N, add);
+/* --- whole numbers -------------------------------------------------------------------------- */
+
+/* UNIT inputs of a row, x = scale * of; their sum. */
+typedef struct {
+    int16_t of[UNIT];
+    float scale, sum;
+} Rounded;
+
+static void round_unit(const float *x, Rounded *to) {
+    const vec none = {0}, a = *(const vec *)x, b = *(const vec *)(x + LANES);
+    const float most = highest(largest(largest(a, none - a), largest(b, none - b)));
+    const float by = most > 1e-30f ? 32767 / most : 0, all = sum(a + b);
+    const float magic = 12582912.0f; /* 1.5 * 2^23: what is added to it is rounded */
+    const ints low = __builtin_convertvector((a * by + magic) - magic, ints);
+    const ints high = __builtin_convertvector((b * by + magic) - magic, ints);
+    const halves first = __builtin_convertvector(low, halves);
+    const halves second = __builtin_convertvector(high, halves);
+    memcpy(to->of, &first, sizeof first), memcpy(to->of + LANES, &second, sizeof second);
+    int total = 0;
+    for (int k = 0; k < LANES; k++) total += low[k] + high[k];
+    to->scale = most / 32767 + 0 * all; /* of what is not finite, a NaN */
+    to->sum = to->scale * total;
+}
+
+/* acc of LANES outputs + two of their weights each times a pair of inputs. */
+INLINE ints with_pair(ints acc, words w, const int16_t *x) {
+    int32_t pair;
+    memcpy(&pair, x, 4);
+#if defined(__AVX512VNNI__)
+    return (ints)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(pair));
+#elif defined(__AVX512BW__)
+    return acc + (ints)_mm512_madd_epi16((__m512i)w, _mm512_set1_epi32(pair));
+#elif defined(__AVX2__)
+    ints both;
+    for (int k = 0; k < 2; k++) {
+        __m256i half;
+        memcpy(&half, (char *)&w + 32 * k, 32);
+        half = _mm256_madd_epi16(half, _mm256_set1_epi32(pair));
+        memcpy((char *)&both + 32 * k, &half, 32);
+    }
+    return acc + both;
+#else
+    for (int o = 0; o < LANES; o++) acc[o] += w[2 * o] * x[0] + w[2 * o + 1] * x[1];
+    return acc;
+#endif
+}
+
+/* LANES outputs of a few rows; `bits` and `rows` are known to the compiler. */
+INLINE void whole(int bits, int rows, const Weights *w, long n, const Rounded *x, float *y, int add) {
+    const int each = 16 / bits; /* of a word */
+    const long N = w->outputs, units = w->inputs / UNIT, codes = LANES * UNIT * bits / 8;
+    const long next = codes + (bits == 4 ? 2 * 2 * LANES : 0);
+    const uint8_t *p = w->codes + n / LANES * units * next;
+    vec acc[4];
+    for (int m = 0; m < rows; m++) acc[m] = (vec){0};
+    for (long k = 0; k < units; k++, p += next) {
+        for (long at = 0; at < next; at += 64) __builtin_prefetch(p + AHEAD + at);
+        ints sums[4][4];
+        for (int m = 0; m < rows; m++)
+            for (int s = 0; s < 4; s++) sums[m][s] = (ints){0};
+#pragma GCC unroll 8
+        for (int v = 0; v < UNIT / 2 / each; v++) {
+            const words all = *(const words *)(p + v * 4 * LANES);
+#pragma GCC unroll 4
+            for (int part = 0; part < each; part++) {
+                words one; /* one weight a word */
+                if (bits == 8)
+                    one = part ? all >> 8 : (words)(all << 8) >> 8;
+                else
+                    one = (words)((unsigned_words)all >> 4 * part) & 15;
+                const int s = bits == 8 ? 2 * (v & 1) + part : part;
+                for (int m = 0; m < rows; m++)
+                    sums[m][s] = with_pair(sums[m][s], one, x[m * units + k].of + 2 * (each * v + part));
+            }
+        }
+        vec scale = {0}, zero = {0};
+        if (bits == 4) scale = from_half(p + codes), zero = from_half(p + codes + 2 * LANES);
+        for (int m = 0; m < rows; m++) {
+            const Rounded *own = x + m * units + k;
+            const ints total = (sums[m][0] + sums[m][1]) + (sums[m][2] + sums[m][3]);
+            const vec found = __builtin_convertvector(total, vec);
+            acc[m] += found * (bits == 4 ? scale * own->scale : (vec){0} + own->scale);
+            if (bits == 4) acc[m] += zero * own->sum;
+        }
+    }
+    for (int m = 0; m < rows; m++) {
+        float found[LANES];
+        memcpy(found, &acc[m], sizeof found);
+        for (int o = 0; o < LANES && n + o < N; o++) {
+            const float scale = w->scale ? w->scale[n + o] : 1, bias = w->bias ? w->bias[n + o] : 0;
+            const float one = fmaf(found[o], scale, bias); /* one rounding, however it is compiled */
+            y[m * N + n + o] = add ? y[m * N + n + o] + one : one;
         }
     }
 }
 
-/* A product by all threads of a team: x (rows, K) -> y (rows, N), contiguous; or added to y. */
-static void multiply(const Weights *w, const float *x, float *y, long rows, int add) {
-    if (w->bits == 32) tiles(32, w, x, y, rows, add);
-    if (w->bits == 16) tiles(16, w, x, y, rows, add);
-    if (w->bits == 8) tiles(8, w, x, y, rows, add);
-    if (w->bits == 4) tiles(4, w, x, y, rows, add);
+/* --- products ------------------------------------------------------------------------------- */
+
+INLINE void some(int bits, int rows, const Weights *w, long n, const float *x, const Rounded *rounded,
+                 long m, float *y, int add) {
+    const long K = w->inputs;
+    y += m * w->outputs;
+    if (bits > 8) tile(bits, rows, w, n, x + m * K, y, add);
+    else whole(bits, rows, w, n, rounded + m * (K / UNIT), y, add);
 }
 
-void product(const Weights *w, const float *x, float *y, long rows, int threads) {
+INLINE void tiles(int bits, const Weights *w, const float *x, float *y, long rows, int add, float *room) {
+    const long wide = bits > 8 ? TILE : LANES, count = (w->outputs + wide - 1) / wide;
+    Rounded *rounded = (Rounded *)room;
+    if (bits <= 8) {
+#pragma omp for schedule(static)
+        for (long u = 0; u < rows * (w->inputs / UNIT); u++) round_unit(x + u * UNIT, rounded + u);
+    }
+    for (long start = 0; start < rows; start += ROWS) {
+        const long stop = start + ROWS < rows ? start + ROWS : rows;
+#pragma omp for schedule(static)
+        for (long t = 0; t < count; t++) {
+            long m = start;
+            for (; m + 4 <= stop; m += 4) some(bits, 4, w, t * wide, x, rounded, m, y, add);
+            for (; m + 2 <= stop; m += 2) some(bits, 2, w, t * wide, x, rounded, m, y, add);
+            for (; m < stop; m++) some(bits, 1, w, t * wide, x, rounded, m, y, add);
+        }
+    }
+}
+
+/* A product by all threads of a team: x (rows, K) -> y (rows, N), contiguous; or added to y.
+ * room: for (rows, K) floats. */
+static void multiply(const Weights *w, const float *x, float *y, long rows, int add, float *room) {
+    if (w->bits == 32) tiles(32, w, x, y, rows, add, room);
+    if (w->bits == 16) tiles(16, w, x, y, rows, add, room);
+    if (w->bits == 8) tiles(8, w, x, y, rows, add, room);
+    if (w->bits == 4) tiles(4, w, x, y, rows, add, room);
+}
+
+void product(const Weights *w, const float *x, float *y, long rows, float *room, int threads) {
 #pragma omp parallel num_threads(threads)
-    multiply(w, x, y, rows, 0);
+    multiply(w, x, y, rows, 0, room);
 }
 
 /* --- a decoder's layers --------------------------------------------------------------------- */
@@ -187,11 +280,6 @@ typedef struct {
     float scale, eps;
     int bits; /* of keys and values: 32 or 16 */
 } Shape;
-
-INLINE vec largest(vec a, vec b) {
-    const ints first = a > b;
-    return (vec)(((ints)a & first) | ((ints)b & ~first));
-}
 
 /* e to the x: 2^n times a polynomial (Cephes' expf). */
 INLINE vec power(vec x) {
@@ -272,11 +360,9 @@ INLINE void attend(int bits, const float *query, const void *keys, const void *v
         }
     for (long j = 0; j < whole; j += LANES) *(vec *)(scores + j) *= scale;
     for (long j = seen; j < whole; j++) scores[j] = -INFINITY;
-    vec highest = *(vec *)scores, total = (vec){0};
-    for (long j = LANES; j < whole; j += LANES)
-        highest = largest(highest, *(vec *)(scores + j));
-    float most = highest[0];
-    for (int k = 1; k < LANES; k++) most = highest[k] > most ? highest[k] : most;
+    vec top = *(vec *)scores, total = (vec){0};
+    for (long j = LANES; j < whole; j += LANES) top = largest(top, *(vec *)(scores + j));
+    const float most = highest(top);
     for (long j = 0; j < whole; j += LANES) { /* beyond what is seen, e^-87 */
         vec part = power(*(vec *)(scores + j) - most);
         *(vec *)(scores + j) = part;
@@ -311,22 +397,23 @@ INLINE void attend(int bits, const float *query, const void *keys, const void *v
  *
  * x: (tokens, size), in place. cos, sin: (positions, width), sin of the first half negated.
  * positions, rows, columns: of the tokens. room: for (tokens, size + (heads + 2 kv_heads) * width +
- * heads * width + 3 * inner + heads * capacity).
+ * heads * width + 3 * inner + the most inputs that a product has + heads * capacity).
  */
 void column(const Layer *layers, const Shape *s, float *x, const float *cos, const float *sin,
             const int64_t *positions, const int64_t *rows, const int64_t *columns, long tokens,
             long capacity, float *room, int threads) {
     const long D = s->size, W = s->width, H = s->heads, G = s->kv_heads, I = s->inner;
-    const long all = (H + 2 * G) * W, share = H / G;
+    const long all = (H + 2 * G) * W, share = H / G, wider = D > I ? D : I;
+    const long most = H * W > wider ? H * W : wider;
     float *normed = room, *mixed = normed + tokens * D, *attended = mixed + tokens * all;
     float *wide = attended + tokens * H * W, *gated = wide + tokens * 2 * I;
-    float *scores = gated + tokens * I;
+    float *rounded = gated + tokens * I, *scores = rounded + tokens * most;
 #pragma omp parallel num_threads(threads)
     for (const Layer *l = layers; l < layers + s->layers; l++) {
 #pragma omp for schedule(static)
         for (long t = 0; t < tokens; t++)
             norm(x + t * D, l->before, s->eps, normed + t * D, D);
-        multiply(&l->qkv, normed, mixed, tokens, 0);
+        multiply(&l->qkv, normed, mixed, tokens, 0, rounded);
 #pragma omp for schedule(static)
         for (long k = 0; k < tokens * (H + 2 * G); k++) {
             const long t = k / (H + 2 * G), h = k % (H + 2 * G), at = positions[t] * W;
@@ -354,18 +441,18 @@ void column(const Layer *layers, const Shape *s, float *x, const float *cos, con
                 attend(16, query, l->keys, l->values, base, s->scale, columns[t] + 1, capacity, W,
                        own, out);
         }
-        multiply(&l->out, attended, x, tokens, 1);
+        multiply(&l->out, attended, x, tokens, 1, rounded);
 #pragma omp for schedule(static)
         for (long t = 0; t < tokens; t++)
             norm(x + t * D, l->between, s->eps, normed + t * D, D);
-        multiply(&l->gate_up, normed, wide, tokens, 0);
+        multiply(&l->gate_up, normed, wide, tokens, 0, rounded);
 #pragma omp for schedule(static)
         for (long k = 0; k < tokens * (I / LANES); k++) {
             const long t = k / (I / LANES), at = k % (I / LANES) * LANES;
             vec gate = *(vec *)(wide + t * 2 * I + at), up = *(vec *)(wide + t * 2 * I + I + at);
             *(vec *)(gated + t * I + at) = gate * up / (1 + power(-gate));
         }
-        multiply(&l->down, gated, x, tokens, 1);
+        multiply(&l->down, gated, x, tokens, 1, rounded);
     }
 }
 
