@@ -22,6 +22,7 @@
 #define UNIT 32    /* inputs that lie together */
 #define ROWS 32    /* at a time: their inputs stay in the second cache */
 #define AHEAD 4096 /* bytes */
+#define LATER 16   /* vectors of keys or values, which are asked for into the second cache */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -340,13 +341,18 @@ INLINE void store_kept(void *kept, long at, float x, int bits) {
 #endif
 }
 
+INLINE void fetch_kept(const void *kept, long at, int bits) {
+    __builtin_prefetch((const char *)kept + at * bits / 8, 0, 2);
+}
+
 INLINE vec load_kept(const void *kept, long at, int bits) {
     return bits == 32 ? *(const vec *)((const float *)kept + at)
                       : from_half((const uint8_t *)kept + 2 * at);
 }
 
 /* One query over the positions that it sees; `scores` has room for `capacity` of them. Keys and
- * values, from their number `base` on, are read in the order in which they lie. */
+ * values, from their number `base` on, are read in the order in which they lie. They are asked for:
+ * a stream as short as a head's is over before a processor foresees it. */
 INLINE void attend(int bits, const float *query, const void *keys, const void *values, long base,
                    float scale, long seen, long capacity, long width, float *scores, float *out) {
     const long whole = (seen + LANES - 1) / LANES * LANES; /* within capacity, blocks of 128 */
@@ -354,8 +360,11 @@ INLINE void attend(int bits, const float *query, const void *keys, const void *v
         for (long j = 0; j < whole; j += LANES) {
             vec found = d ? *(vec *)(scores + j) : (vec){0};
 #pragma GCC unroll 4
-            for (int k = 0; k < 4; k++)
-                found += query[d + k] * load_kept(keys, base + (d + k) * capacity + j, bits);
+            for (int k = 0; k < 4; k++) {
+                const long at = base + (d + k) * capacity + j;
+                fetch_kept(keys, at + LATER * capacity, bits);
+                found += query[d + k] * load_kept(keys, at, bits);
+            }
             *(vec *)(scores + j) = found;
         }
     for (long j = 0; j < whole; j += LANES) *(vec *)(scores + j) *= scale;
@@ -378,6 +387,7 @@ INLINE void attend(int bits, const float *query, const void *keys, const void *v
 #pragma GCC unroll 4
                 for (int k = 0; k < 4; k++) {
                     const long at = base + j * width + d + k * LANES;
+                    fetch_kept(values, at + 4 * LATER * width, bits);
                     even[k] += scores[j] * load_kept(values, at, bits);
                     odd[k] += scores[j + 1] * load_kept(values, at + width, bits);
                 }
