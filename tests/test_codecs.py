@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from functools import cache
@@ -335,6 +336,16 @@ def test_saved_is_loaded(name: str, tmp_path: Path) -> None:
     if isinstance(codec, SeedTokenizer) and isinstance(again, SeedTokenizer):
         again.sampling = codec.sampling
     torch.testing.assert_close(again.decode(codes), codec.decode(codes), atol=1e-5, rtol=1e-5)
+
+
+def test_weights_are_not_read_with_other_settings(tmp_path: Path) -> None:
+    codec_of("seed").save(tmp_path)  # FSQ of 8 and 4 levels
+    path = tmp_path / "config.json"
+    settings = json.loads(path.read_text())
+    settings["levels"] = settings["levels"][::-1]  # as many codes, of another meaning
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="config.json is not the one that model.safetensors"):
+        load_codec(tmp_path)
 
 
 @pytest.mark.parametrize("name", OURS)

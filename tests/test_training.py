@@ -82,7 +82,7 @@ def test_a_run_goes_on_from_a_model_and_its_tokenizers(tiny_run: Path, tmp_path:
 
 
 def test_what_a_run_cannot_go_on_from_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such model directory"):
+    with pytest.raises(ValueError, match="start: nowhere/x is no model directory"):
         run("toybox", ["polish"], ["scale=tiny", "start=nowhere/x"], tmp_path)
     (tmp_path / "janus").mkdir()
     (tmp_path / "janus/config.json").write_text('{"model_type": "janus"}')
@@ -118,7 +118,7 @@ def test_damaged_weights_are_refused_by_name(tiny_run: Path, tmp_path: Path) -> 
     weights.unlink()
     with pytest.raises(checkpoint.CheckpointError, match=r"model\.safetensors: missing"):
         load(folder)
-    with pytest.raises(checkpoint.CheckpointError, match="no such model directory"):
+    with pytest.raises(checkpoint.CheckpointError, match="start: nowhere/x is no model directory"):
         load(tmp_path / "nothing")
 
 

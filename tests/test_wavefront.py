@@ -449,3 +449,5 @@ def test_models_are_timed_beside_each_other(
         ("wavefront", 13), (folder, 34),
     ]  # fmt: skip
     assert all(row["unit"] == "pictures" and row["each"] > 0 for row in found)
+    assert cli.run([*given, "--batch", "2"]) == 2
+    assert "leave --batch out" in capsys.readouterr().err

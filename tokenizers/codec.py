@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from unified.causal import State
 from unified.tokenizers.storage import pack, stored, unpack
 from unified.vocabulary import book_ranges
+
+SETTINGS = "settings"  # a hash of them, in the facts of model.safetensors
 
 
 @dataclass(frozen=True)
@@ -166,22 +170,30 @@ class Codec(nn.Module, ABC):
 
     def save(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors; float weights as `dtype` (see
-        `storage.pack`) or as they were read, fp32 again on load."""
+        `storage.pack`) or as they were read, fp32 again on load. With the weights goes a hash of
+        the settings: those of FSQ decide what codes mean, and no shape tells them."""
         folder.mkdir(parents=True, exist_ok=True)
         values = {"kind": self.kind, **asdict(self.config)}
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
         packed = pack(self._shipped(), dtype or self.stored)
         weights = {key: value.contiguous() for key, value in packed.items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        facts = {"format": "pt", SETTINGS: _digest(values)}
+        save_file(weights, folder / "model.safetensors", metadata=facts)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; the codec is in eval mode.
 
         Raises:
-            ValueError: it is of another kind, or a weight is missing or has another shape.
+            ValueError: it is of another kind, a weight is missing or has another shape, or the
+                settings are not those that the weights were saved with.
         """
         values: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            saved = (file.metadata() or {}).get(SETTINGS)
+        if saved not in (None, _digest(values)):
+            raise ValueError(f"{folder}: config.json is not the one that model.safetensors was"
+                             " saved with; bring back both from one place")  # fmt: skip
         kind = values.pop("kind", cls.kind)
         if kind != cls.kind:
             raise ValueError(f"{folder} holds a codec of kind {kind!r}, not {cls.kind!r}")
@@ -202,6 +214,10 @@ class Codec(nn.Module, ABC):
             for key, value in self.state_dict().items()
             if not any(part in key for part in self.training_state)
         }
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class StreamCodec(Codec):

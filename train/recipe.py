@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from unified import families
-from unified.checkpoint import verify
+from unified.checkpoint import CheckpointError, verify
 from unified.media.picture import write_atomic
 from unified.toybox.samples import TASKS
 from unified.train.corpora import (
@@ -266,7 +266,11 @@ def check(plan: Recipe, stages: list[str]) -> None:
     if plan.start is None:
         _check_new(plan, own)
     else:
-        folder = families.folder_of(plan.start)
+        try:
+            folder = families.folder_of(plan.start)
+        except CheckpointError:
+            raise ValueError(f"start: {plan.start} is no model directory; name one written by "
+                             "`unified train`") from None  # fmt: skip
         if families.family_of(folder) is not families.own:
             raise ValueError(f"start: {plan.start} is no model in our format; `unified convert`"
                              " makes one of a published model")  # fmt: skip

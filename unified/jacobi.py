@@ -132,7 +132,8 @@ class _Picture:
     @torch.inference_mode()
     def __init__(self, engine: Engine, request: Request, said: list[int]):
         self.model, self.layout, self.sampling = engine.model, engine.layout, request.sampling
-        self.kept = engine.kept()
+        engine.refresh()
+        self.kept, self.heads = engine.kept(), engine.step or engine.model
         vocabulary, control = engine.vocabulary, engine.vocabulary.control
         self.start, self.device = vocabulary.image_start, self.model.device
         self.plan = tuple(self.layout.written)  # ids that are always the same, None for a code
@@ -221,7 +222,8 @@ class _Picture:
 
     def _logits(self, hidden: torch.Tensor, first: int) -> torch.Tensor:
         """Guided logits of the places after line[first:], (places, codes)."""
-        logits = self.model.image_logits(hidden).float()
+        rows = self.heads.image_logits(hidden.flatten(0, 1)).float()  # as one by one gives them
+        logits = rows.unflatten(0, hidden.shape[:2])
         if len(logits) == 1:
             return logits[0]
         sampling, length = self.sampling, self.layout.image_length

@@ -106,6 +106,7 @@ def bench_train(
 
 @bench_app.command("decode", epilog="Example: unified bench decode --against transformers")
 def bench_decode(
+    context: typer.Context,
     against: Annotated[Rival | None, typer.Option(help="Beside whose generate.")] = None,
     weights: Annotated[
         list[Kind] | None,
@@ -154,6 +155,7 @@ def bench_decode(
     """
     how = parallel_options(parallel, window)
     if models:
+        _refuse_others(context)
         return _bench_pictures(models, rounds, threads, out, seed)
     with status("Loading torch") as change:
         import torch
@@ -198,6 +200,16 @@ def bench_decode(
         for row in pictures:
             line = f"{row['rate']:.1f} codes a second, {row['passes']:.1f} passes a picture"
             Console().print(f"{row['way']}: {line}, words before it counted in", highlight=False)
+
+
+def _refuse_others(context: typer.Context) -> None:
+    """Raise BadParameter for an option that --model would pass over."""
+    own = {"models", "rounds", "threads", "out", "seed"}
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name not in own and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"--model draws whole pictures as each model does, on the CPU;"
+                                     f" leave {option.opts[0]} out")  # fmt: skip
 
 
 def _bench_pictures(
