@@ -299,9 +299,15 @@ class Engine:
             lanes = [rows[k].lane for k in live] + [rows[k].twin for k in twins]
             states = _of(hidden, lanes)
             if self.model.code_aim is not None:
-                told = [(self._places[rows[k].at or 0][n], *out[k]) for k in (*live, *twins)]
-                aim = torch.tensor(told, device=hidden.device)
-                states = self.model.code_aim(states, aim[:, 0], aim[:, 1:] - start)
+                both = (*live, *twins)
+                at = [self._places[rows[k].at or 0][: n + 1] for k in both]
+                places = torch.tensor(at, device=hidden.device)
+                beside = torch.zeros_like(states)
+                if n:
+                    codes = torch.tensor([out[k] for k in both], device=hidden.device) - start
+                    known = heads.coded(codes.flatten(), places[:, :-1].flatten())
+                    beside = known.unflatten(0, codes.shape).sum(1)
+                states = self.model.code_aim(states, places[:, -1], beside)
             logits = heads.image_logits(states).float().cpu()  # weights are read once
             own = dict(zip(live, logits, strict=False))
             for k, without in zip(twins, logits[len(live) :], strict=True):

@@ -89,27 +89,25 @@ def _encoder(vision: Any, out: int) -> nn.Module:
 
 class Aim(nn.Module):
     """What the image head is told of a code that shares its step with others: its place, and the
-    codes of the step before it. The decoder runs once a step; this is all that keeps two codes of a
-    step from both beginning one thing.
+    codes of the step before it, as the decoder reads them. The decoder runs once a step; this is
+    all that keeps two codes of a step from both beginning one thing.
 
     Nothing is told at first, so that weights of raster order begin as they are.
     """
 
-    def __init__(self, places: int, codes: int, width: int):
+    def __init__(self, places: int, width: int):
         super().__init__()
-        self.nothing = codes  # stands where no code does
         self.place = nn.Parameter(torch.zeros(places, width))
-        self.beside = nn.Parameter(torch.zeros(codes + 1, width))
+        self.told = MLP(2 * width, width, width)
 
     def forward(
         self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor
     ) -> torch.Tensor:
-        """hidden (N, D), places (N,), before (N, n), the codes of the step before each or
-        `nothing` -> (N, D)."""
+        """hidden (N, D), places (N,), before (N, D), the sum of the decoder's inputs for the codes
+        of the step before each -> (N, D)."""
         aimed = hidden + self.place[places]
-        if not before.shape[1]:
-            return aimed
-        return aimed + F.embedding_bag(before, self.beside, mode="sum", padding_idx=self.nothing)
+        told: torch.Tensor = self.told(torch.cat([aimed, before.to(aimed.dtype)], -1))
+        return aimed + told
 
 
 @dataclass
@@ -152,8 +150,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         self.code_aligner = MLP(image.embedding_size, width, width) if own else None
         self.code_place = nn.Embedding(image.length, width) if places else None
         self.pattern = config.layout.pattern
-        sizes = image.length, image.codebook_size, width
-        self.code_aim = Aim(*sizes) if self.pattern is not None else None
+        self.code_aim = Aim(image.length, width) if self.pattern is not None else None
         if self.pattern is not None and self._slides:
             raise ValueError("this decoder sees a window alone: pattern raster")
         self.text_head = nn.Linear(width, config.vocabulary.text_head, bias=False)
@@ -166,7 +163,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             nn.init.normal_(module.position, std=0.02)
         elif isinstance(module, Aim):
             nn.init.zeros_(module.place)
-            nn.init.zeros_(module.beside)
+            nn.init.zeros_(module.told.down.weight)
+            nn.init.zeros_(module.told.down.bias)
         elif isinstance(module, CodeEmbedding):
             nn.init.normal_(module.weight, std=1.0)
 
@@ -196,9 +194,7 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         is_code = ids >= vocabulary.image_start
         x = self.get_input_embeddings()(ids.masked_fill(is_code, 0))
         if is_code.any():
-            codes = self._codes(ids[is_code] - vocabulary.image_start)
-            if self.code_place is not None:
-                codes = codes + self.code_place(places[is_code])
+            codes = self.coded(ids[is_code] - vocabulary.image_start, places[is_code])
             x = x.masked_scatter(is_code[..., None], codes.to(x.dtype))
         is_slot = ids == vocabulary.controls.get("slot", -1)
         slots = int(is_slot.sum())
@@ -218,8 +214,13 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             return written
         return torch.tensor(self.pattern.order, device=ids.device)[written]
 
+    def coded(self, codes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Codes (N,) at places (N,) of their pictures as the decoder's inputs, (N, D)."""
+        x = self._codes(codes)
+        return x if self.code_place is None else x + self.code_place(places)
+
     def _codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (N,) as the decoder's inputs, (N, D)."""
+        """Codes (N,) wherever they stand, (N, D)."""
         if self.code_embedding is None or self.code_aligner is None:
             own: torch.Tensor = self.get_input_embeddings()(codes + self.config.image_config.shared)
             return own
@@ -364,9 +365,13 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         rows, last = is_code.nonzero(as_tuple=True)
         lag = lags[written]
         back = torch.arange(max(self.pattern.lags), device=ids.device)  # from the last code on
-        before = ids[rows[:, None], (last[:, None] - back).clamp_min(0)] - vocabulary.image_start
-        before = torch.where(back < lag[:, None], before, self.code_aim.nothing)
-        aimed: torch.Tensor = self.code_aim(hidden[rows, last - lag], order[written], before)
+        same = back < lag[:, None]
+        codes = ids[rows[:, None], (last[:, None] - back).clamp_min(0)] - vocabulary.image_start
+        places = order[(written[:, None] - 1 - back).clamp_min(0)]
+        beside = hidden.new_zeros(*same.shape, hidden.shape[-1])
+        own = self.coded(codes[same], places[same]).to(beside.dtype)
+        beside = beside.masked_scatter(same[..., None], own).sum(1)
+        aimed: torch.Tensor = self.code_aim(hidden[rows, last - lag], order[written], beside)
         return aimed
 
     def _losses(

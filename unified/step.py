@@ -106,27 +106,29 @@ class Step:
         ids = torch.tensor(tokens, device=model.device)
         coded = [k for k, token in enumerate(tokens) if token >= start]
         if len(coded) == len(tokens):
-            return self._codes(ids - start, places)
+            return self.coded(ids - start, self._tensor(places))
         x: torch.Tensor = model.get_input_embeddings()(ids.clamp_max(start - 1))
         if coded:
-            x[coded] = self._codes(ids[coded] - start, [places[k] for k in coded])
+            x[coded] = self.coded(ids[coded] - start, self._tensor([places[k] for k in coded]))
         if features:
             slots = [k for k, token in enumerate(tokens) if token == self.slot]
             x[slots] = torch.stack(list(features)).to(x.dtype)
         return x
 
-    def _codes(self, codes: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+    def _tensor(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers, device=self.model.device)
+
+    def coded(self, codes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """As the model's."""
         if self.table is None:
-            x: torch.Tensor = self.model._codes(codes)
-        else:
-            new = codes[~self.met[codes]]
-            if len(new):
-                self.table[new] = self.model._codes(new)
-                self.met[new] = True
-            x = self.table[codes]
-        if self.model.code_place is not None:
-            x = x + self.model.code_place(torch.tensor(places, device=codes.device))
-        return x
+            x: torch.Tensor = self.model.coded(codes, places)
+            return x
+        new = codes[~self.met[codes]]
+        if len(new):
+            self.table[new] = self.model._codes(new)
+            self.met[new] = True
+        known, own = self.table[codes], self.model.code_place
+        return known if own is None else known + own(places)
 
     def fill(self) -> None:
         """Compute all of the table."""
