@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import compress, count
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +30,7 @@ from unified.prefixes import digests, picture_digest
 if TYPE_CHECKING:
     from unified.engine import Engine, Reply, Request, Row
 
+SHORT = 128  # ids of a prompt that C runs; of more, torch multiplies faster
 JOINING = 4096  # ids of prompts after which others wait a step: those that run wait for them
 
 
@@ -332,11 +333,20 @@ class Session:
 
     def _forward(self, running: int, runs: list[tuple[_Prompt, int]]) -> torch.Tensor:
         """The columns of the lanes that run, and prompts from a position on: hidden states of the
-        last positions, (running + runs, D). In one pass where a `Step` knows the decoder; but lanes
-        that C runs, it runs in every step, so that they do not notice who joins."""
+        last positions, (running + runs, D). In one pass where a `Step` knows the decoder; but C,
+        where it runs the lanes, runs no long prompts: who runs something must not depend on what
+        is beside it."""
         step = self.engine.step
-        if running and runs and step is not None and step.compiled is not None:
-            return torch.cat([self._forward(running, []), self._forward(0, runs)])
+        compiled = step is not None and step.compiled is not None
+        long = [compiled and len(prompt.ids) - start > SHORT for prompt, start in runs]
+        if any(long) and (running or not all(long)):
+            own = self._forward(
+                running, [run for run, far in zip(runs, long, strict=True) if not far]
+            )
+            rest = iter(self._forward(0, [*compress(runs, long)]))
+            short = iter(own[running:])
+            joined = [next(rest if far else short) for far in long]
+            return torch.cat([own[:running], torch.stack(joined)])
         tokens, columns, widths, ends = [], [], [], []
         places: list[int] = []
         positions: list[int] = []
@@ -368,10 +378,14 @@ class Session:
             positions += range(start, len(prompt.ids))
             features += own.unbind()
             ends.append(len(tokens) - 1)
-        at = self._cache.column(columns, self._device, blocks, widths)
         bias = None
-        if at is not None:
-            bias = torch.where(self._seen(at), self._shown, self._hidden)
+        if compiled and not any(long):
+            rows = [(k, a, a + n) for k, (a, n) in enumerate(zip(columns, widths, strict=True))]
+            self._cache.target([(k, at) for k, a, b in (*rows, *blocks) for at in range(a, b)])
+        else:
+            at = self._cache.column(columns, self._device, blocks, widths)
+            if at is not None:
+                bias = torch.where(self._seen(at), self._shown, self._hidden)
         out = step(step.embed(tokens, places, features), positions, self._cache, bias)
         return out[ends] if len(ends) < len(out) else out
 

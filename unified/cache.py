@@ -370,6 +370,22 @@ class RowCache(Cache):
         place.at = keys, values
         return at
 
+    def target(self, targets: Sequence[tuple[int, int]]) -> None:
+        """Next, C writes these (row, column), those of a row in order: each sees its row's up to
+        its own. All of its rows' columns before them have been written."""
+        rows, columns = (max(own) + 1 for own in zip(*targets, strict=True))
+        self.reserve(rows, columns)
+        place = self.place
+        place.at, place.blocks, place.targets = None, (), tuple(targets)
+
+    def begin(self, heads: int, width: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Every layer's buffers on the CPU, of so many heads, made where there are none."""
+        like = torch.empty(1, heads, 1, width)
+        for layer in self.layers:
+            if layer.buffers is None:
+                layer.make_room(like, like)
+        return self.settle(0, 0)
+
     def settle(self, rows: int, columns: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Every layer's buffers, with room for so many; there are some since the first prompt."""
         self.reserve(rows, columns)

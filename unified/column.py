@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from unified.step import Step
 
 LANES = 16  # of a vector, as in step.c
-KEPT = torch.float32, torch.float16
+KEPT = None, torch.float32, torch.float16
+TOKENS = 256  # of a call, which take so much memory beside the weights: a row's are in order
 SILU = nn.SiLU, SiLUActivation
 
 
@@ -45,8 +46,7 @@ class Column:
         )  # fmt: skip
         heads, mixed = first.heads * first.width, products[0][0].outputs
         inner = self.shape.inner
-        self.floats = size + mixed + heads + 3 * inner + max(size, heads, inner)  # of a token,
-        # beside its scores
+        self.floats = size + mixed + heads + 3 * inner + max(size, heads, inner)  # of a token
 
     @classmethod
     def of(cls, step: Step) -> Column | None:
@@ -77,24 +77,26 @@ class Column:
         self, x: torch.Tensor, positions: Sequence[int], cache: RowCache, step: Step
     ) -> torch.Tensor:
         """Hidden states before the last norm, (tokens, D); see `Step.__call__`."""
+        shape = Shape.from_buffer_copy(self.shape)
+        buffers = cache.begin(shape.kv_heads, shape.width)
         count, (_, capacity) = len(x), cache.place.capacity
         assert count == len(positions) == len(cache.place.targets) and capacity % LANES == 0
         layers = type(self.layers).from_buffer_copy(self.layers)  # another thread has its own
-        shape = Shape.from_buffer_copy(self.shape)
-        buffers = cache.settle(0, 0)
         shape.bits = 8 * buffers[0][0].element_size()
         for own, (keys, values) in zip(layers, buffers, strict=True):
             own.keys, own.values = keys.data_ptr(), values.data_ptr()
         cos, sin = step.cos, step.sin  # held: another thread may need longer ones
         out = x.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         rows, columns = zip(*cache.place.targets, strict=True)
-        at = torch.tensor((positions, rows, columns))
-        room = out.new_empty(count * (self.floats + self.shape.heads * capacity))
-        library().column(
-            layers, shape, out.data_ptr(), cos.data_ptr(), sin.data_ptr(),
-            at[0].data_ptr(), at[1].data_ptr(), at[2].data_ptr(), count, capacity,
-            room.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
+        at, threads = torch.tensor((positions, rows, columns)), torch.get_num_threads()
+        room = out.new_empty(min(count, TOKENS) * self.floats + threads * capacity)
+        for first in range(0, count, TOKENS):
+            some = at[:, first : first + TOKENS]
+            library().column(
+                layers, shape, out[first].data_ptr(), cos.data_ptr(), sin.data_ptr(),
+                some[0].data_ptr(), some[1].data_ptr(), some[2].data_ptr(), some.shape[1], capacity,
+                room.data_ptr(), threads,
+            )  # fmt: skip
         return out
 
     def __reduce__(self) -> Any:
@@ -119,8 +121,7 @@ def follows(cache: Any) -> bool:
     """Whether a cache is one that C can write, and what is next are single columns of rows."""
     if not isinstance(cache, RowCache) or cache.place.blocks or not cache.place.targets:
         return False
-    held = [layer.buffers for layer in cache.layers]  # type: ignore[attr-defined]
-    return all(own is not None and own[0].dtype in KEPT for own in held)
+    return cache.place.dtype in KEPT
 
 
 def _weights(product: Any) -> Weights | None:

@@ -16,6 +16,11 @@
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num(void) { return 0; }
+#endif
 
 #define TILE 4     /* outputs at a time; 4 rows of them are 16 sums in registers */
 #define LANES 16   /* of a sum, and of the vectors below; outputs at a time, of 8 and 4 bits */
@@ -406,8 +411,9 @@ INLINE void attend(int bits, const float *query, const void *keys, const void *v
  * the columns up to it.
  *
  * x: (tokens, size), in place. cos, sin: (positions, width), sin of the first half negated.
- * positions, rows, columns: of the tokens. room: for (tokens, size + (heads + 2 kv_heads) * width +
- * heads * width + 3 * inner + the most inputs that a product has + heads * capacity).
+ * positions, rows, columns: of the tokens, those of a row in order. room: for (tokens, size + (heads
+ * + 2 kv_heads) * width + heads * width + 3 * inner + the most inputs that a product has), and
+ * (threads, capacity).
  */
 void column(const Layer *layers, const Shape *s, float *x, const float *cos, const float *sin,
             const int64_t *positions, const int64_t *rows, const int64_t *columns, long tokens,
@@ -443,7 +449,7 @@ void column(const Layer *layers, const Shape *s, float *x, const float *cos, con
         for (long k = 0; k < tokens * H; k++) {
             const long t = k / H, h = k % H, base = (rows[t] * G + h / share) * W * capacity;
             const float *query = mixed + t * all + h * W;
-            float *own = scores + k * capacity, *out = attended + k * W;
+            float *own = scores + omp_get_thread_num() * capacity, *out = attended + k * W;
             if (s->bits == 32)
                 attend(32, query, l->keys, l->values, base, s->scale, columns[t] + 1, capacity, W,
                        own, out);
