@@ -274,8 +274,7 @@ def test_the_passes_of_a_picture_are_its_steps(tiny: Unified) -> None:
             step.norm = counted  # type: ignore[assignment]
             while len(reply.ids) < 34:
                 session.step()
-            apart = request.sampling.guided and step.compiled is not None  # the twin's prompt
-            assert len(calls) == steps + apart and len(handle.layout.steps) == steps
+            assert len(calls) == len(handle.layout.steps) == steps
 
 
 @torch.no_grad()
