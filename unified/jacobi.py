@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
 
-from unified.cache import block_cache
+from unified.cache import RowCache, block_cache
 from unified.engine import Engine, Reply, Request
 from unified.sampling import chance, gumbel, noisiest
 from unified.step import ROPES
@@ -134,6 +136,8 @@ class _Picture:
         self.model, self.layout, self.sampling = engine.model, engine.layout, request.sampling
         engine.refresh()
         self.kept, self.heads = engine.kept(), engine.step or engine.model
+        compiled = engine.step is not None and engine.step.compiled is not None
+        self.step = engine.step if compiled else None
         vocabulary, control = engine.vocabulary, engine.vocabulary.control
         self.start, self.device = vocabulary.image_start, self.model.device
         self.plan = tuple(self.layout.written)  # ids that are always the same, None for a code
@@ -152,23 +156,45 @@ class _Picture:
         self._prefill(prompts, request.views, control("pad"))
 
     def _prefill(self, prompts: list[list[int]], views: torch.Tensor | None, pad: int) -> None:
-        """Fill the cache with prompts, padded on the left."""
+        """Fill the cache with prompts: in rows of their own where C runs them, else padded on the
+        left."""
         model, config = self.model, self.model.config.text_config
+        layers, self.last = config.num_hidden_layers, config.max_position_embeddings - 1
         self.lengths, longest = [len(prompt) for prompt in prompts], max(map(len, prompts))
-        self.last = config.max_position_embeddings - 1
+        features = None if views is None else model.features(views.to(self.device))
+        self.prompt, room = longest, longest + len(self.line)
+        if self.step is not None:
+            self.cache: Any = RowCache(layers, dtype=self.kept)
+            self.cache.reserve(len(prompts), room)
+            places = [model.places(torch.tensor([prompt]))[0].tolist() for prompt in prompts]
+            slots = () if features is None else features.flatten(0, 1).unbind()
+            self._columns(prompts, [0] * len(prompts), places, slots)
+            return
         ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=self.device)
         steps = torch.arange(longest, device=self.device)
         starts = torch.tensor([[longest - n] for n in self.lengths], device=self.device)
         self.seen = (steps >= starts).long()
-        features = None if views is None else model.features(views.to(self.device))
-        room = longest + len(self.line)
-        self.cache = block_cache(config.num_hidden_layers, room, self.kept)
+        self.cache = block_cache(layers, room, self.kept)
         positions = (steps - starts).clamp_min(0)
         model.hidden(
             model.embed(ids, model.places(ids), features),
             cache=self.cache, mask=self.seen, positions=positions,
         )  # fmt: skip
-        self.prompt = longest
+
+    def _columns(
+        self,
+        rows: Sequence[list[int]],
+        starts: Sequence[int],
+        places: Sequence[list[int]],
+        features: Sequence[torch.Tensor] = (),
+    ) -> torch.Tensor:
+        """Ids of every row from a column on, by C: hidden states, one row after the other."""
+        assert self.step is not None
+        lines = enumerate(zip(rows, starts, strict=True))
+        at = [(k, start + n) for k, (row, start) in lines for n in range(len(row))]
+        self.cache.target(at)
+        x = self.step.embed([*chain(*rows)], [*chain(*places)], features)
+        return self.step(x, [min(column, self.last) for _, column in at], self.cache)
 
     @torch.inference_mode()
     def look(self, window: int) -> None:
@@ -186,8 +212,9 @@ class _Picture:
                 if k < stop and self.line[k] != token:  # it was read wrong: so are those behind it
                     agrees, self.fed = False, k
             self.line[k] = token
-        for layer in self.cache.layers:
-            layer.length = self.prompt + self.fed  # type: ignore[attr-defined]
+        if self.step is None:
+            for layer in self.cache.layers:
+                layer.length = self.prompt + self.fed
         self._skip()
 
     def _skip(self) -> None:
@@ -208,9 +235,12 @@ class _Picture:
 
     def _pass(self, first: int, stop: int) -> torch.Tensor:
         """Hidden states of line[first:stop], (rows, places, D); they are in the cache then."""
-        rows, device = len(self.lengths), self.device
+        rows, device, at = len(self.lengths), self.device, [0, *self.layout.places][first:stop]
+        if self.step is not None:
+            starts, line = [n + first for n in self.lengths], self.line[first:stop]
+            hidden = self._columns([line] * rows, starts, [at] * rows)
+            return hidden.unflatten(0, (rows, stop - first))
         ids = torch.tensor(self.line[first:stop], device=device).expand(rows, -1)
-        at = [0, *self.layout.places][first:stop]
         places = torch.tensor(at, device=device).expand(rows, -1)
         steps = torch.arange(first, stop, device=device)
         positions = torch.tensor(self.lengths, device=device)[:, None] + steps
