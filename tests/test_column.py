@@ -216,7 +216,8 @@ def test_every_kind_of_cpu_gives_the_same(
             assert torch.equal(layer(x[row]), layer(x)[row])
     for coded in (Int8, Int4):
         test_whole_numbers_add_no_error_of_their_own(coded)
-    test_c_gives_what_torch_gives("qwen3", "half")
+    for packing in ("half", "int8", "int4"):
+        test_c_gives_what_torch_gives("qwen3", packing)
     test_c_gives_what_torch_gives("llama", None)
 
 
@@ -347,6 +348,35 @@ def test_a_folder_that_others_may_write_to_is_not_used(
         assert list((tmp_path / "tmp").glob("unified-*/step-*.so"))
     finally:
         native.library.cache_clear()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weights", [None, *KINDS])
+def test_a_prompt_in_c_is_that_of_torch_whole_or_in_pieces(
+    weights: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of("qwen3")
+    if weights is not None:
+        pack(model, weights)
+    step, layers = Step.of(model), len(model.decoder.layers)
+    assert step is not None and step.compiled is not None
+    lengths, kept = [11, 1, 30], torch.float16 if weights else torch.float32
+    x = torch.randn(sum(lengths), 64, generator=torch.Generator().manual_seed(0))
+    positions = [k for length in lengths for k in range(length)]
+
+    def run(compiled: bool) -> torch.Tensor:
+        cache, cpu = RowCache(layers, 3, kept), torch.device("cpu")
+        if compiled:
+            cache.target([(row, k) for row, length in enumerate(lengths) for k in range(length)])
+            return step(x, positions, cache)
+        cache.column([], cpu, [(row, 0, length) for row, length in enumerate(lengths)])
+        return step.column(x, torch.tensor(positions), cache, None)
+
+    whole = run(True)
+    error = 2e-4 if weights is None else 1e-3
+    torch.testing.assert_close(whole, run(False), atol=error, rtol=error)
+    monkeypatch.setattr(column, "TOKENS", 4)
+    assert torch.equal(run(True), whole)
 
 
 def test_heads_in_c_are_the_models_and_rows_do_not_notice_each_other(tiny: Unified) -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import unified
-from unified import adapters, cli
+from unified import adapters, batch, cli
 from unified.cache import BLOCK, RowCache
 from unified.engine import Engine, Reply, Request
 from unified.eval.decoding import random_janus
@@ -95,8 +95,14 @@ def same(one: Reply, other: Reply) -> None:
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
 
 
-def test_neighbours_that_come_and_go_change_nothing(janus: Unified, engine: Engine) -> None:
+@pytest.mark.parametrize("short", [240, 1000])  # C runs some prompts, or all
+def test_neighbours_that_come_and_go_change_nothing(
+    janus: Unified, engine: Engine, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "SHORT", short)
     requests = mixed(janus)
+    lengths = [len(request.ids) for request in requests]
+    assert min(lengths) <= short and (short == 1000 or max(lengths) > short)
     wanted = [alone(engine, request) for request in requests]
     assert engine.naive(requests[1]).ids == wanted[1].ids
     assert any(reply.pictures for reply in wanted) and not all(r.pictures for r in wanted)

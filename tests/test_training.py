@@ -118,7 +118,7 @@ def test_damaged_weights_are_refused_by_name(tiny_run: Path, tmp_path: Path) -> 
     weights.unlink()
     with pytest.raises(checkpoint.CheckpointError, match=r"model\.safetensors: missing"):
         load(folder)
-    with pytest.raises(checkpoint.CheckpointError, match="start: nowhere/x is no model directory"):
+    with pytest.raises(checkpoint.CheckpointError, match="no such model directory"):
         load(tmp_path / "nothing")
 
 

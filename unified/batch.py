@@ -334,8 +334,8 @@ class Session:
     def _forward(self, running: int, runs: list[tuple[_Prompt, int]]) -> torch.Tensor:
         """The columns of the lanes that run, and prompts from a position on: hidden states of the
         last positions, (running + runs, D). In one pass where a `Step` knows the decoder; but C,
-        where it runs the lanes, runs no long prompts: who runs something must not depend on what
-        is beside it."""
+        where it runs the lanes, runs no long prompts, or what is left of them. What else runs is
+        no reason: a request must not notice it."""
         step = self.engine.step
         compiled = step is not None and step.compiled is not None
         long = [compiled and len(prompt.ids) - start > SHORT for prompt, start in runs]

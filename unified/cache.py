@@ -311,7 +311,7 @@ class RowCache(Cache):
     """Rows of different lengths. Row r's position p is in column p: nothing is padded on the left,
     what stands beyond a row's end is hidden from it and overwritten as it goes on.
 
-    Before the decoder runs, `block` or `column` says what it will write.
+    Before the decoder runs, `block`, `column` or `target` says what it will write.
     """
 
     def __init__(self, layers: int, most: int = 2**20, dtype: torch.dtype | None = None) -> None:
@@ -371,8 +371,8 @@ class RowCache(Cache):
         return at
 
     def target(self, targets: Sequence[tuple[int, int]]) -> None:
-        """Next, C writes these (row, column), those of a row in order: each sees its row's up to
-        its own. All of its rows' columns before them have been written."""
+        """Next, C alone writes these (row, column), those of a row in order: each sees its row's
+        up to its own. The columns of their rows before them have been written."""
         rows, columns = (max(own) + 1 for own in zip(*targets, strict=True))
         self.reserve(rows, columns)
         place = self.place
@@ -380,14 +380,14 @@ class RowCache(Cache):
 
     def begin(self, heads: int, width: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Every layer's buffers on the CPU, of so many heads, made where there are none."""
-        like = torch.empty(1, heads, 1, width)
+        like = torch.empty(1, heads, 1, width, dtype=torch.float32, device="cpu")
         for layer in self.layers:
             if layer.buffers is None:
                 layer.make_room(like, like)
         return self.settle(0, 0)
 
     def settle(self, rows: int, columns: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Every layer's buffers, with room for so many; there are some since the first prompt."""
+        """Every layer's buffers, with room for so many; there are some already."""
         self.reserve(rows, columns)
         for layer in self.layers:
             if layer.held != self.place.capacity:

@@ -1,4 +1,5 @@
-"""A decoder's layers over the tokens of one step, in C: `Step.column` without a return to Python.
+"""A decoder's layers over the tokens of a step, and of short prompts, in C: `Step.column` without a
+return to Python.
 
     x, rotations, cache -> (norm, qkv, rope, cache, attention, out, norm, gate and up, down) a layer
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 LANES = 16  # of a vector, as in step.c
 KEPT = None, torch.float32, torch.float16
-TOKENS = 256  # of a call, which take so much memory beside the weights: a row's are in order
+TOKENS = 256  # of a call, which bounds its memory: a row's are in order, and see those before
 SILU = nn.SiLU, SiLUActivation
 
 
@@ -81,6 +82,7 @@ class Column:
         buffers = cache.begin(shape.kv_heads, shape.width)
         count, (_, capacity) = len(x), cache.place.capacity
         assert count == len(positions) == len(cache.place.targets) and capacity % LANES == 0
+        assert all(own.dtype in KEPT for pair in buffers for own in pair)
         layers = type(self.layers).from_buffer_copy(self.layers)  # another thread has its own
         shape.bits = 8 * buffers[0][0].element_size()
         for own, (keys, values) in zip(layers, buffers, strict=True):
@@ -118,7 +120,7 @@ def linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def follows(cache: Any) -> bool:
-    """Whether a cache is one that C can write, and what is next are single columns of rows."""
+    """Whether a cache is one that C can write, and what is next are targets (row, column)."""
     if not isinstance(cache, RowCache) or cache.place.blocks or not cache.place.targets:
         return False
     return cache.place.dtype in KEPT

@@ -198,14 +198,13 @@ class Engine:
         self.fixed = fixed
 
     def kept(self) -> torch.dtype | None:
-        """How keys and values are kept: in 16 bits where packed weights are decoded in C, as these
-        are no more exact, and a long row's are read at every step as they are; else as they come
-        (None)."""
-        if not self.model.packed:
-            return None
+        """How keys and values are kept: where they are decoded in C in fp32, or beside packed
+        weights in 16 bits, as these are no more exact, and a long row's are read at every step as
+        they are; else as they come (None)."""
         self.step = Step.of(self.model, self.step)
-        compiled = self.step is not None and self.step.compiled is not None
-        return torch.float16 if compiled else None
+        if self.step is None or self.step.compiled is None:
+            return None
+        return torch.float16 if self.model.packed else torch.float32
 
     def open(self, request: Request) -> Row:
         """Where a request stands at first.
@@ -307,7 +306,7 @@ class Engine:
                     codes = torch.tensor([out[k] for k in both], device=hidden.device) - start
                     known = heads.coded(codes.flatten(), places[:, :-1].flatten())
                     beside = known.unflatten(0, codes.shape).sum(1)
-                states = self.model.code_aim(states, places[:, -1], beside)
+                states = heads.aim(states, places[:, -1], beside)
             logits = heads.image_logits(states).float().cpu()  # weights are read once
             own = dict(zip(live, logits, strict=False))
             for k, without in zip(twins, logits[len(live) :], strict=True):

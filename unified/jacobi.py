@@ -26,7 +26,7 @@ from unified.sampling import chance, gumbel, noisiest
 from unified.step import ROPES
 
 METHODS = ("jacobi",)
-WINDOW = 16  # ids that a pass looks at
+WINDOW = 8  # ids that a pass looks at; more are fewer passes, but each takes longer
 
 
 @dataclass
@@ -164,7 +164,7 @@ class _Picture:
         features = None if views is None else model.features(views.to(self.device))
         self.prompt, room = longest, longest + len(self.line)
         if self.step is not None:
-            self.cache: Any = RowCache(layers, dtype=self.kept)
+            self.cache: Any = RowCache(layers, len(prompts), self.kept)
             self.cache.reserve(len(prompts), room)
             places = [model.places(torch.tensor([prompt]))[0].tolist() for prompt in prompts]
             slots = () if features is None else features.flatten(0, 1).unbind()

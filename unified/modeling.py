@@ -89,8 +89,8 @@ def _encoder(vision: Any, out: int) -> nn.Module:
 
 class Aim(nn.Module):
     """What the image head is told of a code that shares its step with others: its place, and the
-    codes of the step before it, as the decoder reads them. The decoder runs once a step; this is
-    all that keeps two codes of a step from both beginning one thing.
+    codes of its step that are written before it, as the decoder reads them. The decoder runs once a
+    step; this is all that keeps two codes of a step from both beginning one thing.
 
     Nothing is told at first, so that weights of raster order begin as they are.
     """
@@ -104,7 +104,7 @@ class Aim(nn.Module):
         self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor
     ) -> torch.Tensor:
         """hidden (N, D), places (N,), before (N, D), the sum of the decoder's inputs for the codes
-        of the step before each -> (N, D)."""
+        of the same step that are written before each -> (N, D)."""
         aimed = hidden + self.place[places]
         told: torch.Tensor = self.told(torch.cat([aimed, before.to(aimed.dtype)], -1))
         return aimed + told
@@ -226,6 +226,12 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             return own
         aligned: torch.Tensor = self.code_aligner(self.code_embedding(codes))
         return aligned
+
+    def aim(self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """See `Aim.forward`."""
+        assert self.code_aim is not None
+        aimed: torch.Tensor = self.code_aim(hidden, places, before)
+        return aimed
 
     def text_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., D) -> (..., text and control ids); rows that are the codes' are barred."""

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import torch
 
+from unified.precision import capabilities
+
 ARCHITECTURES = {"AVX512": "-march=x86-64-v4", "AVX2": "-march=x86-64-v3"}  # as torch sees the CPU
 COMPILERS = ("cc", "gcc", "clang")
 SOURCE = Path(__file__).with_name("step.c")
@@ -149,8 +151,10 @@ def _architecture() -> list[str]:
     if platform.machine() not in ("x86_64", "AMD64"):
         return []
     flag = ARCHITECTURES.get(torch.backends.cpu.get_cpu_capability())
-    whole = "avx512_vnni" in (name for name, has in torch.cpu.get_capabilities().items() if has)
-    return [] if flag is None else [flag, *["-mavx512vnni"] * (whole and "v4" in flag)]
+    if flag is None:
+        return []
+    whole = "v4" in flag and capabilities().get("avx512_vnni", False)
+    return [flag, "-mavx512vnni"] if whole else [flag]
 
 
 def _temporary() -> Path:

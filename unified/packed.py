@@ -28,13 +28,14 @@ UNIT = 32  # inputs that lie together, as in step.c
 TILE, LANES = 4, 16  # outputs that do, of 16 bits and of fewer
 GROUP = UNIT  # inputs that share a scale and a zero, int4
 LARGEST = torch.finfo(torch.float16).max
-TINY = 2**-24  # the smallest fp16
+TINY = 2**-24  # the smallest fp16 above 0
 
 
 class Packed(nn.Module):
     """y = W x + b. A kind of it says how W is coded.
 
     Args:
+        size: (N, K).
         codes: (tiles, K / UNIT, bytes) uint8, what stands for UNIT inputs of a tile of outputs.
         scale, bias: (N,) float32 or None.
     """

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+
+def capabilities() -> dict[str, Any]:
+    """What this CPU can, by torch's names; nothing where torch is too old to say."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
 
 
 def fast_bf16(device: str | torch.device) -> bool:
@@ -12,7 +20,7 @@ def fast_bf16(device: str | torch.device) -> bool:
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    can = torch.cpu.get_capabilities()
+    can = capabilities()
     return any(can.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 

@@ -17,7 +17,7 @@
 #include <immintrin.h>
 #endif
 #ifdef _OPENMP
-#include <omp.h>
+int omp_get_thread_num(void); /* its header is a package of its own */
 #else
 static int omp_get_thread_num(void) { return 0; }
 #endif
@@ -82,10 +82,10 @@ INLINE float sum(vec x) {
 
 typedef struct {
     const uint8_t *codes; /* of 32 bits (N, K); of 16 (N / TILE, K / UNIT, TILE, UNIT);
-                           * of 8 (N / LANES, K / UNIT, 8, LANES, 2, 2), where the places stand for
-                           * outputs and for inputs (2, 4, 3) of (8, 2, 2); of 4 the same with 4 of
-                           * 4 bits in place of 2 of 8, the lowest first, and after each unit's
-                           * fp16 scales and zeros, (2, LANES): w = scale q + zero */
+                           * of 8 (N / LANES, K / UNIT, 8, LANES, 2, 2), of 4 (…, 4, LANES, 2, 4),
+                           * where a unit's inputs are numbered by the first, last and second last
+                           * of the places behind it, and 4 bits lie lowest first; of 4 bits each
+                           * unit's fp16 scales and zeros, (2, LANES), after it: w = scale q + zero */
     const float *scale;   /* (N,) of 8 bits, else NULL */
     const float *bias;    /* (N,) or NULL */
     long outputs, inputs; /* N as it is wanted; K a multiple of UNIT */

@@ -1,4 +1,4 @@
-"""One token a row through the decoder, with nothing done that an earlier step did.
+"""A token of each row, or a few, through the decoder, with nothing done that a step before did.
 
     codes -> table of aligned codes \\
     text, control ids -> embedding --> (norm, qkv, rope, cache, attention, out,
@@ -172,6 +172,15 @@ class Step:
             return linear(head.down, F.gelu(linear(head.up, hidden)))
         logits: torch.Tensor = self.model.image_logits(hidden)
         return logits
+
+    def aim(self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """As the model's, of a few rows (N, D)."""
+        own = self.model.code_aim
+        if self.compiled is None or not _plain_mlp(own.told):
+            return self.model.aim(hidden, places, before)  # type: ignore[no-any-return]
+        aimed = hidden + own.place[places]
+        both = torch.cat([aimed, before.to(aimed.dtype)], -1)
+        return aimed + linear(own.told.down, F.gelu(linear(own.told.up, both)))
 
     def reach(self, count: int) -> None:
         """Know the rotations of positions 0..count."""
