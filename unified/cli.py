@@ -60,7 +60,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 eval_app = typer.Typer(
-    help="Score a model on benchmarks with exact answers.",
+    help="Score a model on benchmarks, and report what came out.",
     epilog="Example: unified eval toybox --limit 50",
     no_args_is_help=True,
 )

@@ -64,7 +64,8 @@ Tokenizer = Annotated[
     typer.Option(
         "--model",
         metavar="DIR",
-        help="A shipped tokenizer (toybox, audio), or a directory of one, a model or a run; by"
+        help="A shipped tokenizer (toybox, audio, video, seed), or a directory of one, a model or a"
+        " run; by"
         " default the shipped one of the medium.",
     ),
 ]
@@ -121,7 +122,7 @@ RecipeName = Annotated[
 ]
 RecipeSeed = Annotated[
     int | None,
-    typer.Option("--seed", metavar="N", callback=whole, help="Instead of the recipe's."),
+    typer.Option("--seed", metavar="N", callback=whole, help="Instead of the recipe's, or of 0."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Guidance = Annotated[
@@ -200,7 +201,9 @@ MinP = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a value of the recipe, as chat.loop.steps=100."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, as loop.steps=100; of a stage of a recipe chat.loop.steps=100.",
     ),
 ]
 Out = Annotated[

@@ -149,8 +149,8 @@ def bench_decode(
 ) -> None:
     """Codes a second of guided pictures, of a Janus with random weights.
 
-    With --parallel, many codes a pass beside one by one, and so of the shipped model's pictures. On
-    a GPU steps recorded as CUDA graphs stand beside steps that are not.
+    With --parallel, Jacobi decoding beside one by one, of the random Janus and of the shipped
+    model. On a GPU steps recorded as CUDA graphs stand beside steps that are not.
     With --model, whole pictures of each of these models, at their own guidance, without words.
     """
     how = parallel_options(parallel, window)

@@ -41,8 +41,8 @@ def convert(
     """Write a published model (Janus, Chameleon, Anole, Emu3) in our format, or one of ours back
     in that of transformers.
 
-    Every verb takes a published model as it is, too: --model SOURCE. Converted, it is checked
-    against its hashes whenever it is opened, and carries its settings. Weights keep their
+    The verbs that use a model take a published one as it is, too: --model SOURCE. Converted, it is
+    checked against its hashes whenever it is opened, and carries its settings. Weights keep their
     precision.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

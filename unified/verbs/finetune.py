@@ -18,7 +18,7 @@ Zero = Annotated[
         min=0,
         max=3,
         help="DeepSpeed's ZeRO, under torchrun: share out moments (1), gradients (2) and weights "
-        "(3) over the processes; docs/distributed.md.",
+        "(3) over the processes, with optimizer=adamw; docs/distributed.md.",
     ),
 ]
 Offload = Annotated[

@@ -42,7 +42,7 @@ tokenizer_app = typer.Typer(
 )
 
 
-@tokenizer_app.command("train", epilog="Example: unified tokenizer train toybox --out runs/vq")
+@tokenizer_app.command("train", epilog="Example: unified tokenizer train pixels --out runs/vq")
 def tokenizer_train(
     recipe: RecipeName = None,
     overrides: Overrides = None,
@@ -59,8 +59,8 @@ def tokenizer_train(
         ),
     ] = None,
 ) -> int:
-    """Train a tokenizer alone: the tokenizer stage of a recipe (pixels, seed, video, or audio and
-    toybox for the shipped ones); on the toybox, or on files of your own by --data."""
+    """Train a tokenizer alone: the tokenizer stage of a recipe (toybox, audio, video or
+    seed for the shipped ones, or pixels); on the toybox, or on files of your own by --data."""
     if data is not None:
         overrides = [*(overrides or []), f"tokenizer.data={json.dumps(data)}"]
     return train(recipe, ["tokenizer"], overrides, out, seed, device, as_json)
@@ -72,7 +72,8 @@ def tokenizer_eval(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="A shipped tokenizer (toybox, audio), or a directory of one, a model or a run.",
+            help="A shipped tokenizer (toybox, audio, video, seed), or a directory of one, a model"
+            " or a run.",
         ),
     ] = None,
     grid: Annotated[
