@@ -540,6 +540,8 @@ def test_micro_batches_are_shared_out() -> None:
     assert sorted(x for share in shares for x in share) == parts
     with pytest.raises(ValueError, match="1 micro-batches for 2 processes"):
         Team(0, 2).share([1])
+    assert [Team(0, size).rows(16, 16) for size in (1, 2, 4, 32)] == [16, 8, 4, 1]
+    assert Team(0, 2).rows(64, 16) == 16
 
 
 @pytest.mark.slow

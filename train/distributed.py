@@ -34,6 +34,10 @@ class Team:
         """Whether this process writes what is to be written."""
         return self.rank == 0
 
+    def rows(self, batch_size: int, micro_batch: int) -> int:
+        """Samples of a micro-batch: fewer than asked for where a process would have none."""
+        return max(1, min(micro_batch, batch_size // self.size))
+
     def share(self, parts: Sequence[T]) -> Sequence[T]:
         """Of a step's micro-batches, those of this process.
 
@@ -43,7 +47,7 @@ class Team:
         if len(parts) < self.size:
             raise ValueError(
                 f"a step of {len(parts)} micro-batches for {self.size} processes: set "
-                "micro_batch so that batch_size holds at least one for each"
+                "batch_size or pack so that there is at least one for each"
             )
         return parts[self.rank :: self.size]
 

@@ -25,6 +25,7 @@ from unified.toybox.samples import sample
 from unified.train.ability import perplexity
 from unified.train.batches import Batch, Batcher
 from unified.train.conversations import POOL, Conversations, mixed
+from unified.train.distributed import team
 from unified.train.loop import LoopConfig, Stage, fit
 from unified.train.optimize import told
 from unified.train.pretrained import fill_tower, settings_of, siglip_sizes, source_of
@@ -210,8 +211,9 @@ class ModelStage:
         self.model = model if trained is None else trained
         self.conversations = conversations(config, model, text, codec, device)
         vocabulary = model.config.layout.vocabulary
-        self.batcher = Batcher(vocabulary, config.micro_batch, config.pack, device)
         size = config.loop.batch_size
+        rows = team().rows(size, config.micro_batch)
+        self.batcher = Batcher(vocabulary, rows, config.pack, device)
         if size % config.micro_batch:
             raise ValueError(
                 f"batch_size {size} is no multiple of micro_batch {config.micro_batch}"

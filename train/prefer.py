@@ -16,6 +16,7 @@ from unified.handle import Unified
 from unified.modeling import UnifiedForConditionalGeneration
 from unified.train.batches import Batch, Batcher, Encoded
 from unified.train.conversations import Conversations
+from unified.train.distributed import team
 from unified.train.encoding import Encoder
 from unified.train.examples import Data, Examples
 from unified.train.mixture import Epochs, Mixture
@@ -63,13 +64,14 @@ class PreferenceStage:
         self.examples = Examples(data, Encoder(handle))
         self.epochs = Epochs(len(data), seed)
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
-        self.rows = max(2, config.micro_batch // 2 * 2)
+        rows = team().rows(config.loop.batch_size, config.micro_batch)
+        self.rows = max(2, rows // 2 * 2)
         self.batcher = Batcher(handle.layout.vocabulary, self.rows, None, device)
         kept = sum(config.toybox.values()) * config.loop.batch_size
         self.kept = -(-kept // config.weight)  # conversations of a step
         self.mixture = Mixture(config.toybox, seed) if config.toybox else None
         self.toybox = Conversations.of(handle, device)
-        self.keeper = Batcher(handle.layout.vocabulary, config.micro_batch, config.pack, device)
+        self.keeper = Batcher(handle.layout.vocabulary, rows, config.pack, device)
 
     def pair(self, index: int) -> tuple[Encoded, Encoded]:
         """A record's better and worse conversation.

@@ -14,6 +14,7 @@ from unified.handle import Unified
 from unified.sequence import Picture, Turn
 from unified.train.batches import Batch, Batcher, Encoded
 from unified.train.conversations import POOL, Conversations
+from unified.train.distributed import team
 from unified.train.encoding import Encoder
 from unified.train.examples import Data, Examples
 from unified.train.mixture import Epochs, Mixture
@@ -36,7 +37,8 @@ class SupervisedStage:
         self.epochs = Epochs(len(data), seed)
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
         self.toybox = Conversations.of(handle, device)
-        self.batcher = Batcher(handle.layout.vocabulary, config.micro_batch, config.pack, device)
+        rows = team().rows(config.loop.batch_size, config.micro_batch)
+        self.batcher = Batcher(handle.layout.vocabulary, rows, config.pack, device)
         self._pool: tuple[int, list[list[Batch]]] = (-1, [])
 
     pool = POOL

@@ -19,6 +19,7 @@ from unified.modeling import UnifiedForConditionalGeneration
 from unified.tokenizers.text import PublishedTokenizer, TextTokenizer
 from unified.toybox.samples import sample
 from unified.toybox.scene import Scene, render
+from unified.train.distributed import team
 from unified.train.loop import LoopConfig, fit
 
 
@@ -58,9 +59,9 @@ class VisionStage:
             bags[k, torch.tensor(self.text.ids(told.text)).unique()] = 1
         pixels = to_tensor(np.stack(pictures))
         bags = bags / bags.sum(1, keepdim=True)
-        parts = zip(*(x.to(self.device).split(self.config.micro_batch) for x in (pixels, bags)),
-                    strict=True)  # fmt: skip
-        return list(parts)
+        rows = team().rows(size, self.config.micro_batch)
+        parts = (x.to(self.device).split(rows) for x in (pixels, bags))
+        return list(zip(*parts, strict=True))
 
     def loss(
         self, part: tuple[torch.Tensor, torch.Tensor], step: int

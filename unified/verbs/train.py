@@ -38,7 +38,7 @@ def train(
     A stopped run goes on where it was when the same command is given again. The recipe "toybox"
     makes the shipped weights; scale=tiny tries all its stages in about a minute. Several processes
     train one model under torchrun, once one has trained its tokenizers (--stage text --stage
-    tokenizer): torchrun --nproc-per-node 2 -m unified train toybox --set vision.micro_batch=32
+    tokenizer): torchrun --nproc-per-node 2 -m unified train toybox
     """
     with status("Loading torch"):
         from unified.train import recipe as recipes
