@@ -177,7 +177,7 @@ class Codec(nn.Module, ABC):
         (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
         packed = pack(self._shipped(), dtype or self.stored)
         weights = {key: value.contiguous() for key, value in packed.items()}
-        facts = {"format": "pt", SETTINGS: _digest(values)}
+        facts = {SETTINGS: _digest(values)}  # one alone: safetensors writes several in any order
         save_file(weights, folder / "model.safetensors", metadata=facts)
 
     @classmethod

@@ -64,13 +64,13 @@ class PreferenceStage:
         self.examples = Examples(data, Encoder(handle))
         self.epochs = Epochs(len(data), seed)
         self.quarantine = Quarantine(len(data), config.loop.unreadable, data.where)
-        rows = team().rows(config.loop.batch_size, config.micro_batch)
-        self.rows = max(2, rows // 2 * 2)
+        self.rows = max(2, team().rows(2 * config.loop.batch_size, config.micro_batch) // 2 * 2)
         self.batcher = Batcher(handle.layout.vocabulary, self.rows, None, device)
         kept = sum(config.toybox.values()) * config.loop.batch_size
         self.kept = -(-kept // config.weight)  # conversations of a step
         self.mixture = Mixture(config.toybox, seed) if config.toybox else None
         self.toybox = Conversations.of(handle, device)
+        rows = team().rows(self.kept, config.micro_batch)
         self.keeper = Batcher(handle.layout.vocabulary, rows, config.pack, device)
 
     def pair(self, index: int) -> tuple[Encoded, Encoded]:
