@@ -337,15 +337,13 @@ class Session:
         where it runs the lanes, runs no long prompts, or what is left of them. What else runs is
         no reason: a request must not notice it."""
         step = self.engine.step
-        compiled = step is not None and step.compiled is not None
+        compiled = self.engine.in_c
         long = [compiled and len(prompt.ids) - start > SHORT for prompt, start in runs]
         if any(long) and (running or not all(long)):
-            own = self._forward(
-                running, [run for run, far in zip(runs, long, strict=True) if not far]
-            )
-            rest = iter(self._forward(0, [*compress(runs, long)]))
-            short = iter(own[running:])
-            joined = [next(rest if far else short) for far in long]
+            short = [not far for far in long]
+            own = self._forward(running, [*compress(runs, short)])
+            rest, some = iter(self._forward(0, [*compress(runs, long)])), iter(own[running:])
+            joined = [next(rest if far else some) for far in long]
             return torch.cat([own[:running], torch.stack(joined)])
         tokens, columns, widths, ends = [], [], [], []
         places: list[int] = []

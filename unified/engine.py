@@ -197,12 +197,17 @@ class Engine:
             fixed = Fixed.of(self.model, self.step, mark, self.fixed)
         self.fixed = fixed
 
+    @property
+    def in_c(self) -> bool:
+        """Whether C runs the decoder's steps."""
+        return self.step is not None and self.step.compiled is not None
+
     def kept(self) -> torch.dtype | None:
         """How keys and values are kept: where they are decoded in C in fp32, or beside packed
         weights in 16 bits, as these are no more exact, and a long row's are read at every step as
         they are; else as they come (None)."""
         self.step = Step.of(self.model, self.step)
-        if self.step is None or self.step.compiled is None:
+        if not self.in_c:
             return None
         return torch.float16 if self.model.packed else torch.float32
 
@@ -291,7 +296,7 @@ class Engine:
         of its request. hidden: as for `choose`."""
         steps = [row.grammar.choices() if row.at is None else self.plan[row.at] for row in rows]
         out: list[list[int]] = [[] for _ in rows]
-        heads, start = self.step or self.model, self.vocabulary.image_start
+        heads = self.step or self.model
         for n in range(max(map(len, steps))):
             live = [k for k, step in enumerate(steps) if n < len(step)]
             twins = [k for k in live if rows[k].twin is not None and self.compares(rows[k])]
@@ -300,13 +305,7 @@ class Engine:
             if self.model.code_aim is not None:
                 both = (*live, *twins)
                 at = [self._places[rows[k].at or 0][: n + 1] for k in both]
-                places = torch.tensor(at, device=hidden.device)
-                beside = torch.zeros_like(states)
-                if n:
-                    codes = torch.tensor([out[k] for k in both], device=hidden.device) - start
-                    known = heads.coded(codes.flatten(), places[:, :-1].flatten())
-                    beside = known.unflatten(0, codes.shape).sum(1)
-                states = heads.aim(states, places[:, -1], beside)
+                states = self._aimed(states, at, [out[k] for k in both])
             logits = heads.image_logits(states).float().cpu()  # weights are read once
             own = dict(zip(live, logits, strict=False))
             for k, without in zip(twins, logits[len(live) :], strict=True):
@@ -314,6 +313,20 @@ class Engine:
             for k in live:
                 out[k].append(self._code(rows[k], own[k], steps[k][n]))  # type: ignore[arg-type]
         return out
+
+    def _aimed(
+        self, states: torch.Tensor, at: list[tuple[int, ...]], before: list[list[int]]
+    ) -> torch.Tensor:
+        """What the image head is given for the next code of a step (N, D): `at` are the places of
+        the step's codes up to it, `before` the ids of those that are chosen."""
+        heads, places = self.step or self.model, torch.tensor(at, device=states.device)
+        beside = torch.zeros_like(states)
+        if before[0]:
+            codes = torch.tensor(before, device=states.device) - self.vocabulary.image_start
+            known = heads.coded(codes.flatten(), places[:, :-1].flatten())
+            beside = known.unflatten(0, codes.shape).sum(1)
+        aimed: torch.Tensor = heads.aim(states, places[:, -1], beside)
+        return aimed
 
     def _forced(self, row: Row) -> int:
         """The id that a row must write."""

@@ -136,8 +136,7 @@ class _Picture:
         self.model, self.layout, self.sampling = engine.model, engine.layout, request.sampling
         engine.refresh()
         self.kept, self.heads = engine.kept(), engine.step or engine.model
-        compiled = engine.step is not None and engine.step.compiled is not None
-        self.step = engine.step if compiled else None
+        self.step = engine.step if engine.in_c else None
         vocabulary, control = engine.vocabulary, engine.vocabulary.control
         self.start, self.device = vocabulary.image_start, self.model.device
         self.plan = tuple(self.layout.written)  # ids that are always the same, None for a code

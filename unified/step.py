@@ -169,7 +169,7 @@ class Step:
         """As the model's, of a few rows (N, D)."""
         head = self.model.image_head
         if self.compiled is not None and _plain_mlp(head):
-            return linear(head.down, F.gelu(linear(head.up, hidden)))
+            return _mlp(head, hidden)
         logits: torch.Tensor = self.model.image_logits(hidden)
         return logits
 
@@ -180,7 +180,7 @@ class Step:
             return self.model.aim(hidden, places, before)  # type: ignore[no-any-return]
         aimed = hidden + own.place[places]
         both = torch.cat([aimed, before.to(aimed.dtype)], -1)
-        return aimed + linear(own.told.down, F.gelu(linear(own.told.up, both)))
+        return aimed + _mlp(own.told, both)
 
     def reach(self, count: int) -> None:
         """Know the rotations of positions 0..count."""
@@ -268,6 +268,11 @@ def _plain_codes(model: Any) -> bool:
     """Whether codes have an embedding and aligner of their own, without adapters."""
     table, aligner = model.code_embedding, model.code_aligner
     return type(table) is CodeEmbedding and _plain_mlp(aligner)
+
+
+def _mlp(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """A plain one in C, of few rows."""
+    return linear(module.down, F.gelu(linear(module.up, x)))
 
 
 def _plain_mlp(module: Any) -> bool:
