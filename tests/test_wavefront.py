@@ -256,26 +256,6 @@ def test_requests_come_and_go(handle: Unified, eager: Engine) -> None:
             assert reply.ids == wanted[order[number]].ids and len(reply.ids) == written[number]
 
 
-@torch.no_grad()
-def test_aims_in_c_are_the_models_and_rows_do_not_notice_each_other(handle: Unified) -> None:
-    handle.engine.refresh()
-    step, size = handle.engine.step, handle.model.config.text_config.hidden_size
-    if step is None or step.compiled is None:
-        pytest.skip("this model is not run in C")
-    hidden, before, places = (
-        torch.randn(5, size),
-        torch.randn(5, size),
-        torch.tensor([3, 1, 0, 2, 2]),
-    )
-    found = step.aim(hidden, places, before)
-    wanted = handle.model.aim(hidden, places, before)
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
-    for k in range(5):
-        assert torch.equal(
-            step.aim(hidden[k : k + 1], places[k : k + 1], before[k : k + 1])[0], found[k]
-        )
-
-
 def test_the_passes_of_a_picture_are_its_steps(tiny: Unified) -> None:
     for handle, steps in ((tiny, 33), (reordered(tiny), 12), (reordered(tiny, 1), 9)):
         for request in (requests(handle)[2], replace(requests(handle)[2], sampling=Sampling())):

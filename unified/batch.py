@@ -85,7 +85,7 @@ class Session:
         self._lanes: list[Lane] = []
         self._slot = engine.vocabulary.controls.get("slot", -1)
         self._device, dtype = engine.model.device, engine.model.dtype
-        self._cache = self._own_cache()
+        self._cache = self._own_cache(None)
         self._fixed: Fixed | None = None  # steps of fixed shapes, where `_cache` is theirs
         self.steps = 0
         self._numbered = torch.arange(0, device=self._device)
@@ -173,17 +173,19 @@ class Session:
             self._borrow(self.engine.fixed)
         return found
 
-    def _own_cache(self) -> RowCache:
+    def _own_cache(self, kept: torch.dtype | None) -> RowCache:
         layers = self.engine.model.config.text_config.num_hidden_layers
-        return RowCache(layers, self.rows, self.engine.kept())
+        return RowCache(layers, self.rows, kept)
 
     def _borrow(self, fixed: Fixed | None) -> None:
-        """Take steps of fixed shapes with their cache, where no other session runs on it."""
+        """Take steps of fixed shapes with their cache, where no other session runs on it; else have
+        one that keeps what the weights want."""
+        kept = self.engine.kept()
         in_raster = self.engine.layout.pattern is None  # a step of fixed shapes writes one code
         if fixed is not None and in_raster and fixed.lend(self):
             self._cache, self._fixed, fixed.cache.most = fixed.cache, fixed, self.rows
-        elif self._fixed is not None:  # its cache is another's now
-            self._cache, self._fixed = self._own_cache(), None
+        elif self._fixed is not None or self._cache.place.dtype != kept:
+            self._cache, self._fixed = self._own_cache(kept), None
 
     def _twins(self) -> list[_Prompt]:
         """Those that begin; a guided row has its twin from <image> to the last code chosen."""

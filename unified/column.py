@@ -16,8 +16,9 @@ from torch import nn
 from transformers.activations import SiLUActivation
 
 from unified.cache import RowCache
+from unified.layers import MLP
 from unified.native import Layer, Shape, Weights, available, library, threaded
-from unified.packed import UNIT, Packed
+from unified.packed import UNIT, Packed, Part
 
 if TYPE_CHECKING:
     from unified.step import Step
@@ -55,7 +56,7 @@ class Column:
         whole vectors, or where a layer is none that step.c knows."""
         layers, products = step.layers, []
         for layer in layers:
-            found = [_weights(own) for own in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+            found = [weights(own) for own in (layer.qkv, layer.out, layer.gate_up, layer.down)]
             products.append([own for own in found if own is not None])
         norms = [getattr(own, "tiny", None) for layer in layers for own in _norms(layer)]
         width = layers[0].width
@@ -63,7 +64,7 @@ class Column:
             min(map(len, products)) < 4
             or len(set(norms)) > 1
             or norms[0] is None
-            or not all(_plain(own.weight) for layer in layers for own in _norms(layer))
+            or not all(readable(own.weight) for layer in layers for own in _norms(layer))
             or not all(isinstance(layer.activation, SILU) for layer in layers)
             or width % LANES
             or step.cos.shape[-1] != width
@@ -109,14 +110,27 @@ class Column:
 def linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """A plain layer of few rows, (rows, inputs) -> (rows, outputs), in C where its weights can be
     read there: memory is read faster than by what torch calls (LOG.md)."""
-    weights = _weights(layer)
-    if weights is None or not _plain(x):
+    own = weights(layer)
+    if own is None or not readable(x):
         out: torch.Tensor = layer(x)
         return out
-    out, room = x.new_empty(len(x), weights.outputs), torch.empty_like(x)
+    out, room = x.new_empty(len(x), own.outputs), torch.empty_like(x)
     pointers = x.data_ptr(), out.data_ptr(), len(x), room.data_ptr()
-    library().product(weights, *pointers, torch.get_num_threads())
+    library().product(own, *pointers, torch.get_num_threads())
     return out
+
+
+def plain(layer: Any) -> bool:
+    """Whether it is no more than a product: plain or packed, without an adapter or hooks."""
+    own = type(layer) is nn.Linear or type(layer).__module__ == Part.__module__
+    return own and not (layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def plain_mlp(module: Any) -> bool:
+    """Whether it is two plain layers, and nothing else happens there."""
+    if type(module) is not MLP or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    return plain(module.up) and plain(module.down)
 
 
 def follows(cache: Any) -> bool:
@@ -126,12 +140,12 @@ def follows(cache: Any) -> bool:
     return cache.place.dtype in KEPT
 
 
-def _weights(product: Any) -> Weights | None:
+def weights(product: Any) -> Weights | None:
     """Where a product's weights lie, None where C cannot read them."""
     if isinstance(product, Packed):
         return None if product.inputs % UNIT else product.weights()
     weight, bias = getattr(product, "weight", None), getattr(product, "bias", None)
-    if weight is None or not all(_plain(x) for x in (weight, bias) if x is not None):
+    if weight is None or not all(readable(x) for x in (weight, bias) if x is not None):
         return None
     outputs, inputs = weight.shape
     if inputs % UNIT:
@@ -140,7 +154,8 @@ def _weights(product: Any) -> Weights | None:
     return Weights(weight.data_ptr(), None, place, outputs, inputs, 32)
 
 
-def _plain(x: torch.Tensor) -> bool:
+def readable(x: torch.Tensor) -> bool:
+    """Whether C can read it as it lies."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
 
 

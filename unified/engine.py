@@ -22,12 +22,13 @@ import torch
 from unified.batch import Lane, Session
 from unified.cache import RowCache
 from unified.capture import wanted
+from unified.choices import Choice, by_torch
 from unified.fixed import Fixed
 from unified.grammar import Grammar
 from unified.modeling import UnifiedForConditionalGeneration
 from unified.prefixes import MEMORY, Prefixes
 from unified.sampling import Sampling, chance, choose
-from unified.step import Step
+from unified.step import Step, lasting, mark
 from unified.tokenizers.codec import Codec
 
 DRAW = ("auto", "never", "first", "only", "now")
@@ -191,11 +192,12 @@ class Engine:
 
     def refresh(self) -> None:
         """Take the model as it is now: what was computed from other weights is forgotten."""
-        self.step = Step.of(self.model, self.step)
-        mark, fixed = self.prefixes.refresh(self.model), None
-        if wanted(self.model.device, self.captured):
-            fixed = Fixed.of(self.model, self.step, mark, self.fixed)
-        self.fixed = fixed
+        model, step = self.model, Step.of(self.model, self.step)
+        self.prefixes.refresh(
+            step.mark if step else mark(model), step.lasting if step else lasting(model)
+        )
+        self.step, captured = step, wanted(model.device, self.captured)
+        self.fixed = Fixed.of(model, step, self.fixed) if captured else None
 
     @property
     def in_c(self) -> bool:
@@ -206,7 +208,6 @@ class Engine:
         """How keys and values are kept: where they are decoded in C in fp32, or beside packed
         weights in 16 bits, as these are no more exact, and a long row's are read at every step as
         they are; else as they come (None)."""
-        self.step = Step.of(self.model, self.step)
         if not self.in_c:
             return None
         return torch.float16 if self.model.packed else torch.float32
@@ -292,41 +293,25 @@ class Engine:
         return row.request.sampling.weight(self._chosen[row.at or 0], self._chosen[-1])
 
     def _drawn(self, rows: list[Row], hidden: torch.Tensor) -> list[list[int]]:
-        """The codes of every row's next step, chosen one after the other: each takes the next noise
-        of its request. hidden: as for `choose`."""
-        steps = [row.grammar.choices() if row.at is None else self.plan[row.at] for row in rows]
-        out: list[list[int]] = [[] for _ in rows]
-        heads = self.step or self.model
-        for n in range(max(map(len, steps))):
-            live = [k for k, step in enumerate(steps) if n < len(step)]
-            twins = [k for k in live if rows[k].twin is not None and self.compares(rows[k])]
-            lanes = [rows[k].lane for k in live] + [rows[k].twin for k in twins]
-            states = _of(hidden, lanes)
-            if self.model.code_aim is not None:
-                both = (*live, *twins)
-                at = [self._places[rows[k].at or 0][: n + 1] for k in both]
-                states = self._aimed(states, at, [out[k] for k in both])
-            logits = heads.image_logits(states).float().cpu()  # weights are read once
-            own = dict(zip(live, logits, strict=False))
-            for k, without in zip(twins, logits[len(live) :], strict=True):
-                own[k] = without + self._weight(rows[k]) * (own[k] - without)
-            for k in live:
-                out[k].append(self._code(rows[k], own[k], steps[k][n]))  # type: ignore[arg-type]
-        return out
+        """The codes of every row's next step. hidden: as for `choose`."""
+        due, start = [self._choice(row) for row in rows], self.vocabulary.image_start
+        if self.step is not None and self.step.choices is not None:
+            found = self.step.choices(hidden, due)
+        else:
+            found = by_torch(self.model, self.step or self.model, hidden, due)
+        return [[start + code for code in codes] for codes in found]
 
-    def _aimed(
-        self, states: torch.Tensor, at: list[tuple[int, ...]], before: list[list[int]]
-    ) -> torch.Tensor:
-        """What the image head is given for the next code of a step (N, D): `at` are the places of
-        the step's codes up to it, `before` the ids of those that are chosen."""
-        heads, places = self.step or self.model, torch.tensor(at, device=states.device)
-        beside = torch.zeros_like(states)
-        if before[0]:
-            codes = torch.tensor(before, device=states.device) - self.vocabulary.image_start
-            known = heads.coded(codes.flatten(), places[:, :-1].flatten())
-            beside = known.unflatten(0, codes.shape).sum(1)
-        aimed: torch.Tensor = heads.aim(states, places[:, -1], beside)
-        return aimed
+    def _choice(self, row: Row) -> Choice:
+        """What a row's next codes are chosen by."""
+        start, at = self.vocabulary.image_start, row.at or 0
+        ranges = row.grammar.choices() if row.at is None else self.plan[at]
+        allowed = [range(own.start - start, own.stop - start) for own in ranges]  # type: ignore[union-attr]
+        twin = row.twin if self.compares(row) else None
+        assert row.lane is not None
+        return Choice(
+            row.lane.place, None if twin is None else twin.place, self._weight(row),
+            self._places[self._chosen[at]], allowed, row.request.sampling, row.generator,
+        )  # fmt: skip
 
     def _forced(self, row: Row) -> int:
         """The id that a row must write."""
@@ -335,17 +320,6 @@ class Engine:
         (due,) = self.plan[row.at]
         assert isinstance(due, int)
         return due
-
-    def _code(self, row: Row, logits: torch.Tensor, allowed: range) -> int:
-        sampling, start = row.request.sampling, self.vocabulary.image_start
-        return allowed.start + choose(
-            logits[allowed.start - start : allowed.stop - start],
-            row.generator,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-        )
 
     def _word(self, row: Row, logits: torch.Tensor) -> int:
         vocabulary, sampling, request = self.vocabulary, row.request.sampling, row.request
@@ -428,7 +402,7 @@ class Engine:
     def naive(self, request: Request) -> Reply:
         """The reference: every id from a whole pass over everything before it."""
         row = self.open(request)
-        ids = list(request.ids)
+        self.step, ids = Step.of(self.model, self.step), list(request.ids)
         row.lane = Lane(row)
         row.twin = Lane(row, twin=True, place=1) if row.guided else None
         while not row.done:

@@ -91,8 +91,8 @@ class Fixed:
         graphs: what was recorded.
     """
 
-    def __init__(self, model: Any, step: Step, mark: Any):
-        self.model, self.step, self.mark = model, step, mark
+    def __init__(self, model: Any, step: Step):
+        self.model, self.step = model, step
         config = model.config.text_config
         self.layers, self.context = config.num_hidden_layers, config.max_position_embeddings
         self.start, self.codes = step.image_start, model.config.image_config.codebook_size
@@ -107,17 +107,11 @@ class Fixed:
         step.fill()
 
     @classmethod
-    def of(cls, model: Any, step: Step | None, mark: Any, last: Fixed | None) -> Fixed | None:
-        """The steps of a model: `last` where they still hold, None where no `Step` knows it.
-
-        Args:
-            mark: of all that the model computes with (`unified.prefixes.mark`).
-        """
+    def of(cls, model: Any, step: Step | None, last: Fixed | None) -> Fixed | None:
+        """The steps of a model: `last` where they still hold, None where no `Step` knows it."""
         if step is None:
             return None
-        if last is not None and last.step is step and last.mark == mark:
-            return last
-        return cls(model, step, mark)
+        return last if last is not None and last.step is step else cls(model, step)
 
     def lend(self, session: Any) -> bool:
         """Whether the cache is this session's: while another one is `busy` with it, it is not."""

@@ -57,6 +57,32 @@ class Shape(Structure):
     ]  # fmt: skip
 
 
+class TwoLayers(Structure):
+    """With GELU between them."""
+
+    _fields_ = [("up", Weights), ("down", Weights)]
+
+
+class Heads(Structure):
+    """What codes are chosen with."""
+
+    _fields_ = [
+        ("head", TwoLayers), ("told", TwoLayers),
+        *((name, c_void_p) for name in ("place", "codes", "where")), ("size", c_long),
+    ]  # fmt: skip
+
+
+class Wanted(Structure):
+    """The codes that a row writes next."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("own", "twin", "wanted", "noise", "chosen")),
+        ("count", c_long), ("top_k", c_long),
+        *((name, c_float) for name in ("weight", "temperature", "top_p", "min_p")),
+        ("row", c_long),
+    ]  # fmt: skip
+
+
 @cache
 def library() -> CDLL:
     """What step.c holds.
@@ -116,7 +142,8 @@ def opened(path: Path) -> CDLL:
     found.column.argtypes = [
         POINTER(Layer), POINTER(Shape), *[c_void_p] * 6, c_long, c_long, c_void_p, c_int
     ]  # fmt: skip
-    found.product.restype = found.column.restype = None
+    found.choose.argtypes = [POINTER(Heads), POINTER(Wanted), c_long, c_long, c_void_p, c_int]
+    found.product.restype = found.column.restype = found.choose.restype = None
     found.threaded.argtypes = []
     return found
 

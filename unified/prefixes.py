@@ -21,8 +21,6 @@ from typing import Any
 
 import torch
 
-from unified.step import lasting
-
 SPAN = 16  # ids that a digest adds
 MEMORY = 2**28  # bytes
 
@@ -83,13 +81,12 @@ class Prefixes:
         self._entries.clear()
         self.size = 0
 
-    def refresh(self, model: Any) -> tuple[Any, ...]:
-        """Forget all unless the model is what it was at the last call; what it is (`mark`)."""
-        found = mark(model)
-        if self._mark is None or found != self._mark or not lasting(model):
+    def refresh(self, found: tuple[Any, ...], lasting: bool) -> None:
+        """Forget all unless the model is what it was at the last call, by what is found of it
+        (`step.mark`), where that is `lasting`."""
+        if self._mark is None or found != self._mark or not lasting:
             self.clear()
         self._mark = found
-        return found
 
     def find(self, chain: Sequence[bytes], length: int) -> Found:
         """The longest beginning of a prompt that is known: all of it, or less than all.
@@ -180,26 +177,3 @@ def picture_digest(pixels: torch.Tensor) -> bytes:
     named = f"{held.dtype} {tuple(held.shape)} ".encode()
     content = held.view(torch.uint8).numpy().tobytes()
     return hashlib.blake2b(named + content, digest_size=16).digest()
-
-
-def mark(model: Any) -> tuple[Any, ...]:
-    """What a model computes with: modules, memory and values of weights, adapters, hooks.
-
-    Modules are held, so that none takes the address of another that is gone.
-    """
-    modules = tuple(model.modules())
-    return (
-        modules,
-        tuple((w.data_ptr(), w._version) for w in model.parameters()),
-        tuple(state for module in modules if (state := _added(module))),
-    )
-
-
-def _added(module: Any) -> tuple[Any, ...]:
-    """What is switched on at a module beside its weights: hooks, and peft's adapters."""
-    hooks = (*module._forward_pre_hooks, *module._forward_hooks)
-    if not hasattr(module, "_active_adapter"):
-        return hooks
-    scales = tuple(getattr(module, "scaling", {}).items())
-    merged = tuple(getattr(module, "merged_adapters", ()))
-    return (*hooks, str(module._active_adapter), module._disable_adapters, merged, scales)

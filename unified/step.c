@@ -1,5 +1,5 @@
-/* A step of decoding on a CPU: y = x W^T + b for a few rows (packed.py), and a decoder's layers over
- * the tokens of one step (step.py).
+/* A step of decoding on a CPU: y = x W^T + b for a few rows (packed.py), a decoder's layers over the
+ * tokens of one step (column.py), and the codes that a picture's step writes (choices.py).
  *
  * A step reads every weight once, for a row or two: what counts is that memory never waits. So
  * packed weights lie in the order in which they are read, a tile of outputs side by side for every
@@ -469,6 +469,158 @@ void column(const Layer *layers, const Shape *s, float *x, const float *cos, con
             *(vec *)(gated + t * I + at) = gate * up / (1 + power(-gate));
         }
         multiply(&l->down, gated, x, tokens, 1, rounded);
+    }
+}
+
+/* --- the codes of a step -------------------------------------------------------------------- */
+
+typedef struct {
+    Weights up, down; /* with GELU between them */
+} TwoLayers;
+
+typedef struct {
+    TwoLayers head, told;             /* told: of the aim */
+    const float *place;         /* of the aim, (places, size); NULL where there is none */
+    const float *codes, *where; /* as the decoder reads them: (codes, size), (places, size) or NULL */
+    long size;
+} Heads;
+
+typedef struct {
+    const float *own, *twin; /* hidden states, (size,); twin NULL where none is compared */
+    const int64_t *wanted;   /* of each code its place, the first that is allowed and their end */
+    const float *noise;      /* exponential, as many for a code as are allowed */
+    int64_t *chosen;
+    long count, top_k;
+    float weight, temperature, top_p, min_p;
+    long row; /* of the logits */
+} Wanted;
+
+/* (rows, inputs) -> (rows, outputs) by all threads of a team, or added to them. */
+static void two_layers(const TwoLayers *m, const float *x, float *y, long rows, int add, float *wide, float *room) {
+    multiply(&m->up, x, wide, rows, 0, room);
+#pragma omp for schedule(static)
+    for (long k = 0; k < rows * m->up.outputs; k++)
+        wide[k] = 0.5f * wide[k] * (1 + erff(wide[k] * 0.70710678f));
+    multiply(&m->down, wide, y, rows, add, room);
+}
+
+/* What the aim is given for code n of a step: aimed (size,), and both (2 size,), aimed and the sum
+ * of the codes before it as the decoder reads them. */
+static void gather(const Heads *h, const Wanted *c, long n, const float *state, float *aimed, float *both) {
+    const long D = h->size;
+    memcpy(aimed, state, D * sizeof *aimed);
+    if (!h->place) return;
+    const float *place = h->place + c->wanted[3 * n] * D;
+    for (long d = 0; d < D; d++) both[d] = aimed[d] += place[d];
+    memset(both + D, 0, D * sizeof *both);
+    for (long k = 0; k < n; k++) {
+        const float *code = h->codes + c->chosen[k] * D, *where = h->where + c->wanted[3 * k] * D;
+        for (long d = 0; d < D; d++) both[D + d] += h->where ? code[d] + where[d] : code[d];
+    }
+}
+
+static void sink(float *heap, long at, long count) {
+    const float own = heap[at];
+    for (long next; (next = 2 * at + 1) < count; at = next) {
+        if (next + 1 < count && heap[next + 1] > heap[next]) next++;
+        if (heap[next] <= own) break;
+        heap[at] = heap[next];
+    }
+    heap[at] = own;
+}
+
+/* The largest of a heap, which goes behind the others. */
+static float popped(float *heap, long count) {
+    const float top = heap[0];
+    heap[0] = heap[count - 1], heap[count - 1] = top;
+    sink(heap, 0, count - 1);
+    return top;
+}
+
+/* The least of some logits that top-k and then top-p keep; of those above `low`. */
+static float least(const float *x, long count, float low, const Wanted *c, float *heap) {
+    long n = 0;
+    for (long k = 0; k < count; k++)
+        if (x[k] >= low) heap[n++] = x[k];
+    for (long k = n / 2; k-- > 0;) sink(heap, k, n);
+    const float top = heap[0];
+    long most = n, taken = 0;
+    if (c->top_k > 0 && c->top_k < n) {
+        for (most = c->top_k; taken < most; taken++) popped(heap, n - taken);
+        low = heap[n - most];
+    }
+    if (c->top_p >= 1) return low;
+    float all = 0, above = 0; /* e to what each lies below the top */
+    for (long k = 0; k < most; k++) all += expf(heap[taken ? n - 1 - k : k] - top);
+    for (long k = 0; k < most; k++) {
+        if (k == taken) popped(heap, n - taken), taken++;
+        if (k && above >= c->top_p * all) break;
+        low = heap[n - 1 - k];
+        above += expf(low - top);
+    }
+    return low;
+}
+
+/* Gumbel-max: the index that is chosen of `count` logits, all within `room` of twice whole vectors.
+ * In place of the sum of a logit and -log of exponential noise, the quotient of e to both. */
+static long chosen(const float *logits, long count, const Wanted *c, const float *noise, float *room) {
+    const long whole = (count + LANES - 1) / LANES * LANES;
+    float *x = room, top = -INFINITY, best = -1;
+    long found = 0;
+    for (long k = 0; k < count; k++) {
+        x[k] = c->temperature > 0 ? logits[k] / c->temperature : logits[k];
+        if (x[k] > top) top = x[k], found = k;
+    }
+    if (c->temperature == 0) return found;
+    float low = c->min_p > 0 ? top + logf(c->min_p) : -INFINITY;
+    if (c->top_p < 1 || c->top_k > 0) low = least(x, count, low, c, room + whole);
+    for (long k = count; k < whole; k++) x[k] = -INFINITY;
+    for (long k = 0; k < whole; k += LANES) {
+        const vec share = power(*(vec *)(x + k) - top);
+        for (long j = k; j < k + LANES && j < count; j++)
+            if (x[j] >= low && share[j - k] / noise[j] > best) best = share[j - k] / noise[j], found = j;
+    }
+    return found;
+}
+
+/* The next codes of some rows, `most` of a row at most, each told of those before it.
+ *
+ * room: for 2 `count` of (3 size + codes + the most inputs and outputs that a layer has), and of
+ * twice the codes in whole vectors.
+ */
+void choose(const Heads *h, Wanted *all, long count, long most, float *room, int threads) {
+    const long D = h->size, codes = h->head.down.outputs, padded = (codes + LANES - 1) / LANES * LANES;
+    const long first = h->head.up.outputs, second = h->place ? h->told.up.outputs : 0;
+    const long wide = first > second ? first : second, wider = wide > 2 * D ? wide : 2 * D;
+    float *aimed = room, *both = aimed + 2 * count * D, *hidden = both + 4 * count * D;
+    float *logits = hidden + 2 * count * wide, *rounded = logits + 2 * count * codes;
+    float *own = rounded + 2 * count * wider;
+    long rows;
+#pragma omp parallel num_threads(threads)
+    for (long n = 0; n < most; n++) {
+#pragma omp single
+        {
+            rows = 0;
+            for (Wanted *c = all; c < all + count; c++) {
+                if (n >= c->count) continue;
+                c->row = rows;
+                gather(h, c, n, c->own, aimed + rows * D, both + rows * 2 * D), rows++;
+                if (c->twin) gather(h, c, n, c->twin, aimed + rows * D, both + rows * 2 * D), rows++;
+            }
+        }
+        if (h->place) two_layers(&h->told, both, aimed, rows, 1, hidden, rounded);
+        two_layers(&h->head, aimed, logits, rows, 0, hidden, rounded);
+#pragma omp for schedule(static)
+        for (long k = 0; k < count; k++) {
+            Wanted *c = all + k;
+            if (n >= c->count) continue;
+            const long low = c->wanted[3 * n + 1], size = c->wanted[3 * n + 2] - low;
+            float *mine = logits + c->row * codes + low;
+            for (long v = 0; v < size && c->twin; v++)
+                mine[v] = mine[codes + v] + c->weight * (mine[v] - mine[codes + v]);
+            c->chosen[n] = low + chosen(mine, size, c, c->noise, own + k * 2 * padded);
+            if (c->temperature > 0) c->noise += size;
+        }
     }
 }
 

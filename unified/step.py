@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unified.column import Column, follows, linear
-from unified.layers import MLP, CodeEmbedding
+from unified.choices import Choices
+from unified.column import Column, follows, linear, plain, plain_mlp
+from unified.layers import CodeEmbedding
 from unified.packed import Part
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -62,6 +63,7 @@ class Step:
         self.layers = [_layer(layer, config) for layer in decoder.layers]
         self.norm = _norm(decoder.norm)
         device, dtype = model.device, model.dtype
+        self.device = device
         self.cos = self.sin = torch.empty(0)
         self._rotations(min(TURNED, config.max_position_embeddings))
         vocabulary = model.config.vocabulary
@@ -71,15 +73,16 @@ class Step:
             shape = vocabulary.image_size, config.hidden_size
             self.table = torch.empty(shape, device=device, dtype=dtype)
             self.met = torch.zeros(shape[0], dtype=torch.bool, device=device)
-        self.mark = _mark(model)  # of weights where they now lie
+        self.mark = mark(model)  # with weights where they now lie
         self.compiled = Column.of(self)
+        self.choices = Choices.of(self)
         self.lasting = lasting(model)
 
     @classmethod
     def of(cls, model: Any, last: Step | None = None) -> Step | None:
         """The step of a model: `last` where it still holds, None where the decoder is not known."""
         same = last is not None and last.model is model and last.lasting
-        if same and last.mark == _mark(model):  # type: ignore[union-attr]
+        if same and last.mark == mark(model):  # type: ignore[union-attr]
             return last
         if not _known(model):
             return None
@@ -103,7 +106,7 @@ class Step:
     ) -> torch.Tensor:
         """Inputs of a column, (rows, D): see `UnifiedForConditionalGeneration.embed`."""
         model, start = self.model, self.image_start
-        ids = torch.tensor(tokens, device=model.device)
+        ids = torch.tensor(tokens, device=self.device)
         coded = [k for k, token in enumerate(tokens) if token >= start]
         if len(coded) == len(tokens):
             return self.coded(ids - start, self._tensor(places))
@@ -116,7 +119,7 @@ class Step:
         return x
 
     def _tensor(self, numbers: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(numbers, device=self.model.device)
+        return torch.tensor(numbers, device=self.device)
 
     def coded(self, codes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """As the model's."""
@@ -160,7 +163,7 @@ class Step:
         """As the model's, of a few rows (N, D)."""
         head = self.model.text_head
         own = self.compiled is not None and self.model.image_head is not None
-        if own and type(head) is nn.Linear and _plain(head):
+        if own and type(head) is nn.Linear and plain(head):
             return linear(head, hidden)
         logits: torch.Tensor = self.model.text_logits(hidden)
         return logits
@@ -168,19 +171,10 @@ class Step:
     def image_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """As the model's, of a few rows (N, D)."""
         head = self.model.image_head
-        if self.compiled is not None and _plain_mlp(head):
+        if self.compiled is not None and plain_mlp(head):
             return _mlp(head, hidden)
         logits: torch.Tensor = self.model.image_logits(hidden)
         return logits
-
-    def aim(self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        """As the model's, of a few rows (N, D)."""
-        own = self.model.code_aim
-        if self.compiled is None or not _plain_mlp(own.told):
-            return self.model.aim(hidden, places, before)  # type: ignore[no-any-return]
-        aimed = hidden + own.place[places]
-        both = torch.cat([aimed, before.to(aimed.dtype)], -1)
-        return aimed + _mlp(own.told, both)
 
     def reach(self, count: int) -> None:
         """Know the rotations of positions 0..count."""
@@ -248,7 +242,7 @@ def _known(model: Any) -> bool:
     if getattr(config, "swin_norm", False) or getattr(config, "use_sliding_window", False):
         return False
     return all(
-        _plain(layer) for parts in map(_products, model.decoder.layers) for layer in sum(parts, ())
+        plain(layer) for parts in map(_products, model.decoder.layers) for layer in sum(parts, ())
     )
 
 
@@ -258,16 +252,10 @@ def _products(layer: Any) -> tuple[tuple[Any, ...], ...]:
     return (a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,)
 
 
-def _plain(layer: Any) -> bool:
-    """Whether it is no more than a product: plain or packed, without an adapter or hooks."""
-    own = type(layer) is nn.Linear or type(layer).__module__ == Part.__module__
-    return own and not (layer._forward_hooks or layer._forward_pre_hooks)
-
-
 def _plain_codes(model: Any) -> bool:
     """Whether codes have an embedding and aligner of their own, without adapters."""
     table, aligner = model.code_embedding, model.code_aligner
-    return type(table) is CodeEmbedding and _plain_mlp(aligner)
+    return type(table) is CodeEmbedding and plain_mlp(aligner)
 
 
 def _mlp(module: Any, x: torch.Tensor) -> torch.Tensor:
@@ -275,32 +263,32 @@ def _mlp(module: Any, x: torch.Tensor) -> torch.Tensor:
     return linear(module.down, F.gelu(linear(module.up, x)))
 
 
-def _plain_mlp(module: Any) -> bool:
-    """Whether it is two plain layers, and nothing else happens there."""
-    if type(module) is not MLP or module._forward_hooks or module._forward_pre_hooks:
-        return False
-    return _plain(module.up) and _plain(module.down)
+def mark(model: Any) -> tuple[Any, ...]:
+    """What a model computes with: modules, memory and values of weights, adapters, hooks.
 
-
-def _mark(model: Any) -> tuple[Any, ...]:
-    """What a step was built from: other modules, memory or values of weights, another mark."""
-    parts = [p for layer in model.decoder.layers for group in _products(layer) for p in group]
-    parts += [model.code_embedding, model.code_aligner]
-    for layer in model.decoder.layers:
-        own = layer.self_attn
-        parts += [layer.input_layernorm, layer.post_attention_layernorm]
-        parts += [getattr(own, "q_norm", None), getattr(own, "k_norm", None)]
-    weights = [w for part in parts if part is not None for w in part.parameters()]
+    Modules are held, so that none takes the address of another that is gone.
+    """
+    modules = tuple(model.modules())
+    weights = [w for module in modules for w in module._parameters.values() if w is not None]
     return (
-        model.device,
-        model.dtype,
-        *map(id, parts),
-        *((w.data_ptr(), w._version) for w in weights),
+        modules,
+        tuple((w.data_ptr(), w._version) for w in weights),
+        tuple(state for module in modules if (state := _added(module))),
     )
 
 
+def _added(module: Any) -> tuple[Any, ...]:
+    """What is switched on at a module beside its weights: hooks, and peft's adapters."""
+    hooks = (*module._forward_pre_hooks, *module._forward_hooks)
+    if "_active_adapter" not in module.__dict__:
+        return hooks
+    scales = tuple(getattr(module, "scaling", {}).items())
+    merged = tuple(getattr(module, "merged_adapters", ()))
+    return (*hooks, str(module._active_adapter), module._disable_adapters, merged, scales)
+
+
 def lasting(model: Any) -> bool:
-    """Whether a change of weights shows in `_mark`: not of views of an optimizer's flat buffer."""
+    """Whether a change of weights shows in `mark`: not of views of an optimizer's flat buffer."""
     groups = []
     for layer in model.decoder.layers:
         for group in _products(layer):

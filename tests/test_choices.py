@@ -1,0 +1,108 @@
+"""Codes chosen in C are those that torch chooses, whatever the settings, and rows do not notice
+each other."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.test_wavefront import reordered
+from unified.choices import Choice, Choices, by_torch
+from unified.engine import Engine
+from unified.handle import Unified
+from unified.packed import KINDS, pack
+from unified.processing import UnifiedProcessor
+from unified.sampling import Sampling, chance
+
+
+def settings(rng: random.Random) -> Sampling:
+    return Sampling(
+        temperature=rng.choice([0.0, 0.3, 1.0, 2.0]),
+        top_k=rng.choice([0, 1, 3, 17, 10_000]),
+        top_p=rng.choice([1.0, 0.95, 0.5, 0.0]),
+        min_p=rng.choice([0.0, 0.1, 1.0]),
+    )
+
+
+def due(engine: Engine, rng: random.Random, rows: int) -> list[Choice]:
+    """Next codes of some rows, each at a step of its own; every second row of states is a twin."""
+    start, found = engine.vocabulary.image_start, []
+    at = [k for k, step in enumerate(engine.plan) if isinstance(step[0], range)]
+    for k in range(rows):
+        step = rng.choice(at)
+        allowed = [range(own.start - start, own.stop - start) for own in engine.plan[step]]
+        found.append(Choice(
+            own=2 * k, twin=rng.choice([None, 2 * k + 1]), weight=rng.uniform(0, 5),
+            places=engine.layout.order.steps[step], allowed=allowed, sampling=settings(rng),
+            generator=chance(rng.randrange(1000), torch.device("cpu")),
+        ))  # fmt: skip
+    return found
+
+
+def again(choices: Sequence[Choice]) -> list[Choice]:
+    """The same, with chance as it was."""
+    return [replace(one, generator=copy.deepcopy(one.generator)) for one in choices]
+
+
+def compiled(handle: Unified) -> Choices:
+    handle.engine.refresh()
+    step = handle.engine.step
+    assert step is not None
+    if step.compiled is None:
+        pytest.skip("this machine runs no steps in C")
+    assert step.choices is not None
+    return step.choices
+
+
+@pytest.mark.parametrize("weights", [None, *KINDS])
+@pytest.mark.parametrize("slope", [0, 1, 2])
+@torch.no_grad()
+def test_c_chooses_as_torch_does(tiny: Unified, slope: int, weights: str | None) -> None:
+    model = copy.deepcopy(tiny.model)
+    handle = Unified(model, UnifiedProcessor.of(model.config, tiny.processor.tokenizer), tiny.codec)
+    if slope:
+        handle = reordered(tiny, slope)
+    if weights is not None:
+        pack(handle.model, weights)
+    choices, rng = compiled(handle), random.Random(7)
+    for rows in (1, 1, 1, 2, 3, 5, 8):
+        torch.manual_seed(rng.randrange(1000))
+        hidden = 3 * torch.randn(2 * rows, handle.model.config.text_config.hidden_size)
+        wanted = due(handle.engine, rng, rows)
+        kept, other, alone = again(wanted), again(wanted), again(wanted)
+        found = choices(hidden, wanted)
+        assert found == by_torch(handle.model, handle.model, hidden, kept)
+        assert found == [codes for one in alone for codes in choices(hidden, [one])]
+        for one, same in zip(wanted, kept, strict=True):  # as much chance is left
+            assert torch.equal(one.generator.get_state(), same.generator.get_state())
+        for codes, one in zip(found, other, strict=True):
+            assert all(code in own for code, own in zip(codes, one.allowed, strict=True))
+
+
+@torch.no_grad()
+def test_what_is_no_number_ends_in_a_code(tiny: Unified) -> None:
+    choices, engine = compiled(tiny), tiny.engine
+    for value in (torch.nan, torch.inf, -torch.inf):
+        hidden = torch.full((6, tiny.model.config.text_config.hidden_size), value)
+        wanted = due(engine, random.Random(1), 3)
+        for codes, one in zip(choices(hidden, wanted), wanted, strict=True):
+            assert all(code in own for code, own in zip(codes, one.allowed, strict=True))
+
+
+@torch.no_grad()
+def test_every_code_is_chosen_as_often_as_it_should_be(tiny: Unified) -> None:
+    """Over 4000 draws, within five standard errors of its share."""
+    choices, engine = compiled(tiny), tiny.engine
+    generator, count = chance(3, torch.device("cpu")), 4000
+    hidden = torch.randn(1, tiny.model.config.text_config.hidden_size)
+    one = replace(due(engine, random.Random(2), 1)[0], twin=None, sampling=Sampling(),
+                  allowed=[range(8)], generator=generator)  # fmt: skip
+    shares = tiny.model.image_logits(hidden)[0, :8].softmax(-1)
+    found = torch.tensor([choices(hidden, [one])[0][0] for _ in range(count)])
+    counted = torch.bincount(found, minlength=8) / count
+    assert ((counted - shares).abs() < 5 * (shares * (1 - shares) / count).sqrt() + 1e-9).all()
