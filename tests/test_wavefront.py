@@ -20,6 +20,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from unified import cli, jacobi
+from unified.checkpoint import CheckpointError
 from unified.configuration import UnifiedConfig
 from unified.engine import Engine, Request
 from unified.handle import DEFAULT, Unified, load
@@ -34,7 +35,7 @@ from unified.toybox.samples import TASKS, sample
 from unified.train.batches import Batch, Batcher
 from unified.train.conversations import POOL, Conversations
 from unified.train.encoding import Encoder
-from unified.train.model import ModelConfig, build
+from unified.train.model import ModelConfig, build, taken_up
 from unified.train.prefer import log_probabilities
 from unified.train.recipe import read, run
 from unified.train.records import Message, Part, Record
@@ -320,6 +321,21 @@ def test_weights_of_raster_order_begin_as_they_are(tiny: Unified, tmp_path: Path
     assert not any("aim" in name for name in tiny.model.state_dict())
     older = UnifiedConfig.from_pretrained(DEFAULT)  # which knew no patterns
     assert older.image_config.pattern == "raster" and older.layout.pattern is None
+
+
+def test_weights_of_another_version_are_not_taken_up(tiny: Unified, tmp_path: Path) -> None:
+    """An aim begins anew where the order does, and nowhere else."""
+    tiny.model.save_pretrained(tmp_path / "raster")
+    model = taken_up(tmp_path / "raster", tiny.codec, "cpu", "wavefront")
+    assert model.code_aim is not None
+    model.save_pretrained(tmp_path / "wave")
+    again = taken_up(tmp_path / "wave", tiny.codec, "cpu")
+    assert all(map(torch.equal, aim(again), aim(model)))
+    assert taken_up(tmp_path / "wave", tiny.codec, "cpu", "raster").code_aim is None
+    model.code_aim.told = torch.nn.Linear(1, 1)  # type: ignore[assignment]
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"other: lacks code_aim\.told"):
+        taken_up(tmp_path / "other", tiny.codec, "cpu", "wavefront")
 
 
 # Training

@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from unified import adapters, attention
+from unified.checkpoint import CheckpointError
 from unified.configuration import UnifiedConfig
 from unified.engine import Engine, Request
 from unified.handle import Unified
@@ -157,18 +158,30 @@ def taken_up(
     folder: Path, codec: Codec, device: str, pattern: str | None = None, slope: int = SLOPE
 ) -> UnifiedForConditionalGeneration:
     """The model that a stage left, its codes written by another pattern from now on if one is
-    given."""
+    given.
+
+    Raises:
+        CheckpointError: weights are missing, or belong to no such model; names one.
+    """
     config = UnifiedConfig.from_pretrained(folder)
+    image, before = config.image_config, config.image_config.pattern
     if pattern is not None:
-        image = config.image_config
         image.pattern, image.slope, image.grid = pattern, slope, codec.spec.grid
-    return UnifiedForConditionalGeneration.from_pretrained(
+    model, found = UnifiedForConditionalGeneration.from_pretrained(
         folder,
         config=config,
         dtype=torch.float32,
         attn_implementation=attention.implementation(device),
         use_safetensors=True,
-    ).to(device)
+        output_loading_info=True,
+    )
+    changed = "code_aim." if image.pattern != before else None  # it begins, or is not needed now
+    for keys, what in (("missing_keys", "lacks"), ("unexpected_keys", "has the unknown")):
+        wrong = [key for key in found[keys] if changed is None or not key.startswith(changed)]
+        if wrong:
+            raise CheckpointError(f"{folder}: {what} {min(wrong)}; it is of another version, or not"
+                                  " whole")  # fmt: skip
+    return model.to(device)
 
 
 def conversations(
