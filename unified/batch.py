@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import compress, count
+from itertools import accumulate, compress, count
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +29,7 @@ from unified.prefixes import digests, picture_digest
 
 if TYPE_CHECKING:
     from unified.engine import Engine, Reply, Request, Row
+    from unified.step import Step
 
 SHORT = 128  # ids of a prompt that C runs; of more, torch multiplies faster
 JOINING = 4096  # ids of prompts after which others wait a step: those that run wait for them
@@ -57,6 +58,19 @@ class _Prompt:
     def key(self) -> bytes:
         """Of the whole."""
         return self.chain[-1]
+
+
+@dataclass
+class _Due:
+    """What is to be run, one row's after another's. columns, widths: of each row, the first column
+    that it writes and how many; features: of the slots among the tokens, in their order."""
+
+    tokens: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    columns: list[int] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    features: list[torch.Tensor] = field(default_factory=list)
 
 
 class Session:
@@ -338,7 +352,6 @@ class Session:
         last positions, (running + runs, D). In one pass where a `Step` knows the decoder; but C,
         where it runs the lanes, runs no long prompts, or what is left of them. What else runs is
         no reason: a request must not notice it."""
-        step = self.engine.step
         compiled = self.engine.in_c
         long = [compiled and len(prompt.ids) - start > SHORT for prompt, start in runs]
         if any(long) and (running or not all(long)):
@@ -347,46 +360,56 @@ class Session:
             rest, some = iter(self._forward(0, [*compress(runs, long)])), iter(own[running:])
             joined = [next(rest if far else some) for far in long]
             return torch.cat([own[:running], torch.stack(joined)])
-        tokens, columns, widths, ends = [], [], [], []
-        places: list[int] = []
-        positions: list[int] = []
-        features: list[torch.Tensor] = []
-        for lane in self._lanes[:running]:
-            row = lane.row
-            tokens += row.reply.ids[-row.fresh :]
-            places += self._written(row)
-            columns.append(lane.length)
-            widths.append(row.fresh)
-            positions += range(lane.length, lane.length + row.fresh)
-            ends.append(len(tokens) - 1)
-            if tokens[-1] == self._slot:
-                features.append(self._feature(row))
-            lane.length += row.fresh
-        context = self.engine.context
-        positions = [min(position, context - 1) for position in positions]
-        slots = self._slots(runs) if runs else []
-        if step is None:
-            last = (tokens, places, columns, widths, positions, features)
-            parts = [self._columns(*last)] if running else []
+        due, slots = self._due(running), self._slots(runs) if runs else []
+        if self.engine.step is None:
+            parts = [self._columns(due)] if running else []
             parts += [self._alone(*run, own) for run, own in zip(runs, slots, strict=True)]
             return torch.cat(parts)
-        blocks = []
+        return self._one_pass(self.engine.step, due, runs, slots, compiled and not any(long))
+
+    def _due(self, running: int) -> _Due:
+        """What the lanes that run wrote last."""
+        due, last = _Due(), self.engine.context - 1
+        for lane in self._lanes[:running]:
+            row = lane.row
+            due.tokens += row.reply.ids[-row.fresh :]
+            due.places += self._written(row)
+            due.columns.append(lane.length)
+            due.widths.append(row.fresh)
+            due.positions += [min(lane.length + k, last) for k in range(row.fresh)]
+            if due.tokens[-1] == self._slot:
+                due.features.append(self._feature(row))
+            lane.length += row.fresh
+        return due
+
+    def _one_pass(
+        self,
+        step: Step,
+        due: _Due,
+        runs: list[tuple[_Prompt, int]],
+        slots: list[torch.Tensor],
+        compiled: bool,
+    ) -> torch.Tensor:
+        """Lanes, then prompts, by a `Step`."""
+        blocks, ends = [], [end - 1 for end in accumulate(due.widths)]
         for (prompt, start), own in zip(runs, slots, strict=True):
             blocks.append((prompt.lane.place, start, len(prompt.ids)))
-            tokens += prompt.ids[start:]
-            places += self._places(prompt.ids)[start:]
-            positions += range(start, len(prompt.ids))
-            features += own.unbind()
-            ends.append(len(tokens) - 1)
+            due.tokens += prompt.ids[start:]
+            due.places += self._places(prompt.ids)[start:]
+            due.positions += range(start, len(prompt.ids))
+            due.features += own.unbind()
+            ends.append(len(due.tokens) - 1)
         bias = None
-        if compiled and not any(long):
-            rows = [(k, a, a + n) for k, (a, n) in enumerate(zip(columns, widths, strict=True))]
+        if compiled:
+            lanes = enumerate(zip(due.columns, due.widths, strict=True))
+            rows = [(k, first, first + width) for k, (first, width) in lanes]
             self._cache.target([(k, at) for k, a, b in (*rows, *blocks) for at in range(a, b)])
         else:
-            at = self._cache.column(columns, self._device, blocks, widths)
+            at = self._cache.column(due.columns, self._device, blocks, due.widths)
             if at is not None:
                 bias = torch.where(self._seen(at), self._shown, self._hidden)
-        out = step(step.embed(tokens, places, features), positions, self._cache, bias)
+        x = step.embed(due.tokens, due.places, due.features)
+        out = step(x, due.positions, self._cache, bias)
         return out[ends] if len(ends) < len(out) else out
 
     def _written(self, row: Row) -> tuple[int, ...]:
@@ -394,29 +417,21 @@ class Session:
         order, done = self.engine.layout.order.order, len(row.codes)
         return order[max(0, done - row.fresh) : done] or (0,) * row.fresh
 
-    def _columns(
-        self,
-        tokens: list[int],
-        places: list[int],
-        columns: list[int],
-        widths: list[int],
-        positions: list[int],
-        features: list[torch.Tensor],
-    ) -> torch.Tensor:
-        """What each lane wrote last by the model itself, (lanes, D)."""
+    def _columns(self, due: _Due) -> torch.Tensor:
+        """Lanes by the model itself, (lanes, D)."""
         model, device, cache = self.engine.model, self._device, self._cache
-        at = cache.column(columns, device, (), widths)
+        at = cache.column(due.columns, device, (), due.widths)
         mask = None
         if at is not None and at.shape[1] == 1:
             mask = self._seen(at)[:, 0].long()
         elif at is not None:
             mask = torch.where(self._seen(at), self._shown, self._hidden)[:, None]
         embeds = model.embed(
-            torch.tensor([tokens], device=device),
-            torch.tensor([places], device=device),
-            torch.stack(features)[:, None] if features else None,
+            torch.tensor([due.tokens], device=device),
+            torch.tensor([due.places], device=device),
+            torch.stack(due.features)[:, None] if due.features else None,
         )
-        where = cache.place.spread(torch.tensor(positions, device=device))
+        where = cache.place.spread(torch.tensor(due.positions, device=device))
         spread = cache.place.spread(embeds[0])  # (lanes, columns, D)
         return model.hidden(spread, cache=cache, mask=mask, positions=where)[:, -1]
 
