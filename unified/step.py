@@ -289,8 +289,11 @@ def _added(module: Any) -> tuple[Any, ...]:
 
 def lasting(model: Any) -> bool:
     """Whether a change of weights shows in `mark`: not of views of an optimizer's flat buffer."""
-    groups = []
-    for layer in model.decoder.layers:
+    groups: list[list[Any]] = []
+    joins = model.config.text_config.model_type in DECODERS
+    if not joins:
+        groups += [[p] for p in model.decoder.parameters()]
+    for layer in model.decoder.layers if joins else ():
         for group in _products(layer):
             if type(group[0]) is nn.Linear:
                 groups += [[part.weight for part in group]]
