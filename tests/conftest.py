@@ -4,6 +4,7 @@ there is no GPU."""
 from __future__ import annotations
 
 import os
+from ctypes import CDLL
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+CPUS = {"VNNI": ["-march=x86-64-v4", "-mavx512vnni"], "AVX512": ["-march=x86-64-v4"],
+        "AVX2": ["-march=x86-64-v3"], "DEFAULT": []}  # fmt: skip
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -50,6 +55,30 @@ def tiny_janus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from unified.eval.decoding import random_janus
 
     return random_janus(tmp_path_factory.mktemp("janus"), "tiny")
+
+
+@pytest.fixture(params=CPUS)
+def other_cpu(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> CDLL:
+    """step.c compiled as for another kind of CPU, where this one can run it."""
+    import torch
+
+    from unified import choices, column, native, packed
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    if "-mavx512vnni" in native._architecture():
+        capability = "VNNI"
+    order = list(CPUS)
+    if capability not in order or order.index(request.param) < order.index(capability):
+        pytest.skip(f"this CPU is {capability}")
+    target = tmp_path / "step.so"
+    flags = ["-O3", "-shared", "-fPIC", "-Wno-psabi", *CPUS[request.param]]
+    native.compile_to(native._compiler(), flags, target)
+    library = native.opened(target)
+    for module in (packed, column, choices):
+        monkeypatch.setattr(module, "library", lambda: library)
+    return library
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,8 +4,10 @@ each other."""
 from __future__ import annotations
 
 import copy
+import gc
 import random
 from collections.abc import Sequence
+from ctypes import CDLL
 from dataclasses import replace
 
 import pytest
@@ -82,6 +84,48 @@ def test_c_chooses_as_torch_does(tiny: Unified, slope: int, weights: str | None)
             assert torch.equal(one.generator.get_state(), same.generator.get_state())
         for codes, one in zip(found, other, strict=True):
             assert all(code in own for code, own in zip(codes, one.allowed, strict=True))
+
+
+@torch.no_grad()
+def test_every_kind_of_cpu_chooses_the_same(tiny: Unified, other_cpu: CDLL) -> None:
+    handle, rng = reordered(tiny), random.Random(3)
+    choices, wanted = compiled(handle), due(handle.engine, rng, 5)
+    hidden = 3 * torch.randn(10, handle.model.config.text_config.hidden_size)
+    kept = again(wanted)
+    assert choices(hidden, wanted) == by_torch(handle.model, handle.model, hidden, kept)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "part", ["image_head", "image_head.up", "code_aim", "code_aim.told.down", "code_place"]
+)
+def test_what_is_hooked_is_left_to_torch(tiny: Unified, part: str) -> None:
+    handle = reordered(tiny)
+    compiled(handle)
+    hook = handle.model.get_submodule(part).register_forward_hook(lambda *_: None)
+    handle.engine.refresh()
+    assert handle.engine.step is not None and handle.engine.step.choices is None
+    hook.remove()
+    compiled(handle)
+
+
+@torch.no_grad()
+def test_weights_that_are_replaced_are_followed(tiny: Unified) -> None:
+    """And those before them stay for as long as the step that reads them."""
+    handle = reordered(tiny)
+    choices, wanted = compiled(handle), due(handle.engine, random.Random(5), 4)
+    hidden = 3 * torch.randn(8, handle.model.config.text_config.hidden_size)
+    before, head = choices(hidden, again(wanted)), handle.model.image_head
+    assert head is not None
+    other, place = torch.randn_like(head.down.weight), head.down.weight.data_ptr()
+    head.down.weight = torch.nn.Parameter(3 * other)
+    gc.collect()
+    assert any(own.data_ptr() == place for own in choices.held if isinstance(own, torch.Tensor))
+    assert choices(hidden, again(wanted)) == before
+    followed = compiled(handle)
+    assert followed is not choices
+    found = followed(hidden, again(wanted))
+    assert found == by_torch(handle.model, handle.model, hidden, again(wanted)) != before
 
 
 @torch.no_grad()

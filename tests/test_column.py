@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 from ctypes import CDLL
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from tests.test_decode import model_of
-from unified import column, native, packed
+from unified import column, native
 from unified.cache import BLOCK, RowCache
 from unified.engine import Request
 from unified.handle import Unified
@@ -20,8 +21,8 @@ from unified.packed import KINDS, Half, Int4, Int8, pack
 from unified.sampling import Sampling
 from unified.step import Step
 
-COMPILERS = any(map(shutil.which, native.COMPILERS))  # a step.c that none takes is a failure
-pytestmark = pytest.mark.skipif(not COMPILERS, reason="no C compiler")
+COMPILERS = any(map(shutil.which, (os.environ.get("CC", ""), *native.COMPILERS)))
+pytestmark = pytest.mark.skipif(not COMPILERS, reason="no C compiler")  # else it has to compile
 
 
 def filled(model: Any, step: Step, lengths: list[int]) -> RowCache:
@@ -155,30 +156,6 @@ def test_who_joins_late_is_not_noticed(tiny: Unified) -> None:
     while session.busy:
         session.step()
     assert [reply.ids for reply in replies] == alone
-
-
-FLAGS = {"VNNI": ["-march=x86-64-v4", "-mavx512vnni"], "AVX512": ["-march=x86-64-v4"]}
-FLAGS |= {"AVX2": ["-march=x86-64-v3"], "DEFAULT": []}
-
-
-@pytest.fixture(params=FLAGS)
-def other_cpu(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> CDLL:
-    """Compiled as for another kind of CPU, where this one can run it."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    if "-mavx512vnni" in native._architecture():
-        capability = "VNNI"
-    order = list(FLAGS)
-    if capability not in order or order.index(request.param) < order.index(capability):
-        pytest.skip(f"this CPU is {capability}")
-    target = tmp_path / "step.so"
-    flags = ["-O3", "-shared", "-fPIC", "-Wno-psabi", *FLAGS[request.param]]
-    native.compile_to(native._compiler(), flags, target)
-    library = native.opened(target)
-    for module in (packed, column):
-        monkeypatch.setattr(module, "library", lambda: library)
-    return library
 
 
 @torch.no_grad()

@@ -8,14 +8,16 @@ small model's codes take longer to choose by small operations than its layers ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import addressof, c_long
+from ctypes import addressof, c_int64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from unified.column import LANES, plain_mlp, readable, weights
-from unified.native import Heads, TwoLayers, Wanted, library
+from unified.column import LANES, held, plain_mlp, readable, unhooked, weights
+from unified.layers import Aim
+from unified.native import Heads, Next, TwoLayers, library
 from unified.sampling import Sampling, choose
 
 if TYPE_CHECKING:
@@ -48,15 +50,18 @@ class Choices:
     def __init__(self, step: Step, head: TwoLayers, told: TwoLayers | None):
         model = step.model
         size, codes = head.up.inputs, head.down.outputs
-        aim, self.held = model.code_aim, [model.image_head, model.code_aim, model.code_place]
+        aim, where = model.code_aim, model.code_place
+        parts: list[Any] = [model.image_head.up, model.image_head.down]
         self.heads = Heads(head=head, size=size)
         if told is not None:
             step.fill()
-            self.held.append(step.table)
+            parts += [aim.told.up, aim.told.down, *([] if where is None else [where])]
             self.heads.told, self.heads.place = told, aim.place.data_ptr()
             self.heads.codes = step.table.data_ptr()  # type: ignore[union-attr]
-            if model.code_place is not None:
-                self.heads.where = model.code_place.weight.data_ptr()
+            if where is not None:
+                self.heads.where = where.weight.data_ptr()
+        self.held = [*parts, *held(parts)]  # C reads where they lie, so they have to stay there
+        self.held += [] if told is None else [step.table, aim.place.detach()]
         wide = max(layers.up.outputs for layers in (head, told) if layers is not None)
         self.floats = 2 * (3 * size + wide + codes + max(wide, 2 * size)) + 2 * (codes + LANES)
 
@@ -71,44 +76,39 @@ class Choices:
             return None
         if aim is None:
             return cls(step, found, None)
-        told = _two_layers(aim.told)
-        if (
-            told is None
-            or step.table is None
-            or not readable(step.table)
-            or not readable(aim.place)
-        ):
+        if type(aim) is not Aim or not unhooked(aim) or step.table is None:
             return None
-        return None if where is not None and not readable(where.weight) else cls(step, found, told)
+        tables, told = [step.table, aim.place], _two_layers(aim.told)
+        if where is not None:
+            if type(where) is not nn.Embedding or not unhooked(where):
+                return None
+            tables.append(where.weight)
+        return cls(step, found, told) if told is not None and all(map(readable, tables)) else None
 
     def __call__(self, hidden: torch.Tensor, due: Sequence[Choice]) -> list[list[int]]:
         """As `by_torch`."""
         hidden = hidden.contiguous()
+        assert readable(hidden)
         start, row = hidden.data_ptr(), hidden.stride(0) * hidden.element_size()
-        wanted, out, held = (Wanted * len(due))(), [], []
-        for into, one in zip(wanted, due, strict=True):
+        rows, out, kept = (Next * len(due))(), [], []
+        for into, one in zip(rows, due, strict=True):
             sampling, count = one.sampling, len(one.places)
             table = [x for at, own in zip(one.places, one.allowed, strict=True)
                      for x in (at, own.start, own.stop)]  # fmt: skip
-            codes, chosen = (c_long * len(table))(*table), (c_long * count)()
+            codes, chosen = (c_int64 * len(table))(*table), (c_int64 * count)()
             noise = _noise(one) if sampling.temperature else None
             into.own = start + one.own * row
             into.twin = None if one.twin is None else start + one.twin * row
-            into.wanted, into.chosen = addressof(codes), addressof(chosen)
+            into.table, into.chosen = addressof(codes), addressof(chosen)
             into.noise = None if noise is None else noise.data_ptr()
             into.count, into.weight, into.temperature = count, one.weight, sampling.temperature
-            into.top_k, into.top_p, into.min_p = sampling.top_k, sampling.top_p, sampling.min_p
-            held.append((codes, noise))
+            into.top_k = min(sampling.top_k, self.heads.head.down.outputs)
+            into.top_p, into.min_p = sampling.top_p, sampling.min_p
+            kept.append((codes, noise))
             out.append(chosen)
         room = hidden.new_empty(len(due) * self.floats)
-        library().choose(
-            self.heads,
-            wanted,
-            len(due),
-            max(map(len, out)),
-            room.data_ptr(),
-            torch.get_num_threads(),
-        )
+        most, threads = max(map(len, out)), torch.get_num_threads()
+        library().choose(self.heads, rows, len(due), most, room.data_ptr(), threads)
         return [list(chosen) for chosen in out]
 
     def __reduce__(self) -> Any:
@@ -119,7 +119,7 @@ class Choices:
 def _noise(one: Choice) -> torch.Tensor:
     """That of `sampling.gumbel` for each code, before its logarithm."""
     sizes = [len(own) for own in one.allowed]
-    noise = torch.empty(sum(sizes))
+    noise = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
     for part in noise.split(sizes):
         part.exponential_(generator=one.generator)
     return noise
@@ -136,7 +136,8 @@ def _two_layers(layers: Any) -> TwoLayers | None:
 def by_torch(
     model: Any, heads: Any, hidden: torch.Tensor, due: Sequence[Choice]
 ) -> list[list[int]]:
-    """The codes that each of `due` writes, from 0 on.
+    """The codes that each of `due` writes, from 0 on. Of equal logits where a filter cuts the sort
+    keeps some, C all.
 
     Args:
         heads: the model, or its `Step`.

@@ -34,7 +34,7 @@ class Column:
 
     def __init__(self, layers: Sequence[Any], products: Sequence[Sequence[Weights]], eps: float):
         first, size = layers[0], products[0][0].inputs
-        self.held = list(map(_held, layers))  # C reads where they lie, so they have to stay there
+        self.held = [held(_parts(own)) for own in layers]  # where they lie they have to stay
         self.layers = (Layer * len(layers))()
         for into, weights, own in zip(self.layers, products, layers, strict=True):
             into.qkv, into.out, into.gate_up, into.down = weights
@@ -120,17 +120,21 @@ def linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def unhooked(module: nn.Module) -> bool:
+    """Whether it does what its class says."""
+    return not (module._forward_hooks or module._forward_pre_hooks)
+
+
 def plain(layer: Any) -> bool:
     """Whether it is no more than a product: plain or packed, without an adapter or hooks."""
     own = type(layer) is nn.Linear or type(layer).__module__ == Part.__module__
-    return own and not (layer._forward_hooks or layer._forward_pre_hooks)
+    return own and unhooked(layer)
 
 
 def plain_mlp(module: Any) -> bool:
     """Whether it is two plain layers, and nothing else happens there."""
-    if type(module) is not MLP or module._forward_hooks or module._forward_pre_hooks:
-        return False
-    return plain(module.up) and plain(module.down)
+    own = type(module) is MLP and unhooked(module)
+    return own and plain(module.up) and plain(module.down)
 
 
 def follows(cache: Any) -> bool:
@@ -159,11 +163,14 @@ def readable(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous()
 
 
-def _held(layer: Any) -> list[torch.Tensor]:
-    """The memory of a layer's plain weights; packed ones hold their own."""
-    parts = [layer.qkv, layer.out, layer.gate_up, layer.down, *_norms(layer)]
+def held(parts: Sequence[Any]) -> list[torch.Tensor]:
+    """The memory of some plain layers and norms, which C reads; packed ones hold their own."""
     both = [getattr(own, name, None) for own in parts for name in ("weight", "bias")]
     return [one.detach() for one in both if isinstance(one, torch.Tensor)]
+
+
+def _parts(layer: Any) -> list[Any]:
+    return [layer.qkv, layer.out, layer.gate_up, layer.down, *_norms(layer)]
 
 
 def _norms(layer: Any) -> list[Any]:

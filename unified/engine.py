@@ -295,10 +295,11 @@ class Engine:
     def _drawn(self, rows: list[Row], hidden: torch.Tensor) -> list[list[int]]:
         """The codes of every row's next step. hidden: as for `choose`."""
         due, start = [self._choice(row) for row in rows], self.vocabulary.image_start
-        if self.step is not None and self.step.choices is not None:
-            found = self.step.choices(hidden, due)
+        step = self.step  # another thread may take it away
+        if step is not None and step.choices is not None:
+            found = step.choices(hidden, due)
         else:
-            found = by_torch(self.model, self.step or self.model, hidden, due)
+            found = by_torch(self.model, step or self.model, hidden, due)
         return [[start + code for code in codes] for codes in found]
 
     def _choice(self, row: Row) -> Choice:

@@ -7,8 +7,9 @@ Every place has noise of its own, that which decoding one by one would draw ther
 with the logits (Gumbel-max), so what the iteration ends in is that picture, code for code
 (https://arxiv.org/abs/2002.03629; of pictures, with rejection in place of coupled noise,
 https://arxiv.org/abs/2410.01699). It holds as far as a pass over several columns and a step over
-one round alike: in fp32. A window costs more than a step; whether fewer passes pay depends on the
-device. One request at a time. Knows nothing of how words are written: the engine does that.
+one round alike, and torch's choice here and C's there: in fp32. A window costs more than a step;
+whether fewer passes pay depends on the device. One request at a time. Knows nothing of how words
+are written: the engine does that.
 """
 
 from __future__ import annotations
@@ -251,7 +252,7 @@ class _Picture:
 
     def _logits(self, hidden: torch.Tensor, first: int) -> torch.Tensor:
         """Guided logits of the places after line[first:], (places, codes)."""
-        rows = self.heads.image_logits(hidden.flatten(0, 1)).float()  # as one by one gives them
+        rows = self.heads.image_logits(hidden.flatten(0, 1)).float()
         logits = rows.unflatten(0, hidden.shape[:2])
         if len(logits) == 1:
             return logits[0]

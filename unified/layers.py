@@ -30,6 +30,29 @@ class MLP(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
+class Aim(nn.Module):
+    """What the image head is told of a code that shares its step with others: its place, and the
+    codes of its step that are written before it, as the decoder reads them. The decoder runs once a
+    step; this is all that keeps two codes of a step from both beginning one thing.
+
+    Nothing is told at first, so that weights of raster order begin as they are.
+    """
+
+    def __init__(self, places: int, width: int):
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(places, width))
+        self.told = MLP(2 * width, width, width)
+
+    def forward(
+        self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor
+    ) -> torch.Tensor:
+        """hidden (N, D), places (N,), before (N, D), the sum of the decoder's inputs for the codes
+        of the same step that are written before each -> (N, D)."""
+        aimed = hidden + self.place[places]
+        told: torch.Tensor = self.told(torch.cat([aimed, before.to(aimed.dtype)], -1))
+        return aimed + told
+
+
 class ResBlock(nn.Module):
     """Two convolutions of 3x3 beside the identity, or a map of 1x1 where the width changes:
     (B, width, H, W) -> (B, out, H, W)."""

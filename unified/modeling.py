@@ -34,7 +34,7 @@ from transformers.utils import ModelOutput
 from unified import attention
 from unified.configuration import UnifiedConfig, UnifiedVisionConfig
 from unified.encoders import JanusEncoder, UnderstandingEncoder
-from unified.layers import MLP, CodeEmbedding, RMSNorm
+from unified.layers import MLP, Aim, CodeEmbedding, RMSNorm
 from unified.packed import Blocks
 
 IGNORE = -100  # label of a position without a target
@@ -85,29 +85,6 @@ def _encoder(vision: Any, out: int) -> nn.Module:
         merge=vision.merge,
         out=out,
     )
-
-
-class Aim(nn.Module):
-    """What the image head is told of a code that shares its step with others: its place, and the
-    codes of its step that are written before it, as the decoder reads them. The decoder runs once a
-    step; this is all that keeps two codes of a step from both beginning one thing.
-
-    Nothing is told at first, so that weights of raster order begin as they are.
-    """
-
-    def __init__(self, places: int, width: int):
-        super().__init__()
-        self.place = nn.Parameter(torch.zeros(places, width))
-        self.told = MLP(2 * width, width, width)
-
-    def forward(
-        self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor
-    ) -> torch.Tensor:
-        """hidden (N, D), places (N,), before (N, D), the sum of the decoder's inputs for the codes
-        of the same step that are written before each -> (N, D)."""
-        aimed = hidden + self.place[places]
-        told: torch.Tensor = self.told(torch.cat([aimed, before.to(aimed.dtype)], -1))
-        return aimed + told
 
 
 @dataclass

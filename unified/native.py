@@ -72,11 +72,11 @@ class Heads(Structure):
     ]  # fmt: skip
 
 
-class Wanted(Structure):
+class Next(Structure):
     """The codes that a row writes next."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("own", "twin", "wanted", "noise", "chosen")),
+        *((name, c_void_p) for name in ("own", "twin", "table", "noise", "chosen")),
         ("count", c_long), ("top_k", c_long),
         *((name, c_float) for name in ("weight", "temperature", "top_p", "min_p")),
         ("row", c_long),
@@ -142,7 +142,7 @@ def opened(path: Path) -> CDLL:
     found.column.argtypes = [
         POINTER(Layer), POINTER(Shape), *[c_void_p] * 6, c_long, c_long, c_void_p, c_int
     ]  # fmt: skip
-    found.choose.argtypes = [POINTER(Heads), POINTER(Wanted), c_long, c_long, c_void_p, c_int]
+    found.choose.argtypes = [POINTER(Heads), POINTER(Next), c_long, c_long, c_void_p, c_int]
     found.product.restype = found.column.restype = found.choose.restype = None
     found.threaded.argtypes = []
     return found

@@ -55,6 +55,8 @@ class Sampling:
             "guidance_start": (0, 1),
             "guidance_end": (0, 1),
         }
+        if not isinstance(self.top_k, int):
+            raise ValueError(f"top_k is {self.top_k}; it is a whole number, 0 keeps all")
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -152,7 +154,8 @@ def chance(seed: int, device: torch.device) -> torch.Generator:
 def gumbel(size: int, generator: torch.Generator) -> torch.Tensor:
     """The noise of one choice among `size`, (size,): the next of a request's own generator, and
     where that is."""
-    noise = torch.empty(size, device=generator.device).exponential_(generator=generator)
+    noise = torch.empty(size, dtype=torch.float32, device=generator.device)
+    noise.exponential_(generator=generator)
     return -noise.log()
 
 

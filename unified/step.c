@@ -479,7 +479,7 @@ typedef struct {
 } TwoLayers;
 
 typedef struct {
-    TwoLayers head, told;             /* told: of the aim */
+    TwoLayers head, told;       /* told: of the aim */
     const float *place;         /* of the aim, (places, size); NULL where there is none */
     const float *codes, *where; /* as the decoder reads them: (codes, size), (places, size) or NULL */
     long size;
@@ -487,13 +487,13 @@ typedef struct {
 
 typedef struct {
     const float *own, *twin; /* hidden states, (size,); twin NULL where none is compared */
-    const int64_t *wanted;   /* of each code its place, the first that is allowed and their end */
+    const int64_t *table;    /* of each code its place, the first that is allowed and their end */
     const float *noise;      /* exponential, as many for a code as are allowed */
     int64_t *chosen;
     long count, top_k;
     float weight, temperature, top_p, min_p;
     long row; /* of the logits */
-} Wanted;
+} Next;
 
 /* (rows, inputs) -> (rows, outputs) by all threads of a team, or added to them. */
 static void two_layers(const TwoLayers *m, const float *x, float *y, long rows, int add, float *wide, float *room) {
@@ -506,16 +506,18 @@ static void two_layers(const TwoLayers *m, const float *x, float *y, long rows, 
 
 /* What the aim is given for code n of a step: aimed (size,), and both (2 size,), aimed and the sum
  * of the codes before it as the decoder reads them. */
-static void gather(const Heads *h, const Wanted *c, long n, const float *state, float *aimed, float *both) {
+static void gather(const Heads *h, const Next *c, long n, const float *state, float *aimed, float *both) {
     const long D = h->size;
     memcpy(aimed, state, D * sizeof *aimed);
     if (!h->place) return;
-    const float *place = h->place + c->wanted[3 * n] * D;
+    const float *place = h->place + c->table[3 * n] * D;
     for (long d = 0; d < D; d++) both[d] = aimed[d] += place[d];
     memset(both + D, 0, D * sizeof *both);
     for (long k = 0; k < n; k++) {
-        const float *code = h->codes + c->chosen[k] * D, *where = h->where + c->wanted[3 * k] * D;
-        for (long d = 0; d < D; d++) both[D + d] += h->where ? code[d] + where[d] : code[d];
+        const float *code = h->codes + c->chosen[k] * D;
+        for (long d = 0; d < D; d++) both[D + d] += code[d];
+        const float *where = h->where ? h->where + c->table[3 * k] * D : NULL;
+        for (long d = 0; d < D && where; d++) both[D + d] += where[d];
     }
 }
 
@@ -538,10 +540,11 @@ static float popped(float *heap, long count) {
 }
 
 /* The least of some logits that top-k and then top-p keep; of those above `low`. */
-static float least(const float *x, long count, float low, const Wanted *c, float *heap) {
+static float least(const float *x, long count, float low, const Next *c, float *heap) {
     long n = 0;
     for (long k = 0; k < count; k++)
         if (x[k] >= low) heap[n++] = x[k];
+    if (!n) return low; /* no number */
     for (long k = n / 2; k-- > 0;) sink(heap, k, n);
     const float top = heap[0];
     long most = n, taken = 0;
@@ -563,7 +566,7 @@ static float least(const float *x, long count, float low, const Wanted *c, float
 
 /* Gumbel-max: the index that is chosen of `count` logits, all within `room` of twice whole vectors.
  * In place of the sum of a logit and -log of exponential noise, the quotient of e to both. */
-static long chosen(const float *logits, long count, const Wanted *c, const float *noise, float *room) {
+static long chosen(const float *logits, long count, const Next *c, const float *noise, float *room) {
     const long whole = (count + LANES - 1) / LANES * LANES;
     float *x = room, top = -INFINITY, best = -1;
     long found = 0;
@@ -588,7 +591,7 @@ static long chosen(const float *logits, long count, const Wanted *c, const float
  * room: for 2 `count` of (3 size + codes + the most inputs and outputs that a layer has), and of
  * twice the codes in whole vectors.
  */
-void choose(const Heads *h, Wanted *all, long count, long most, float *room, int threads) {
+void choose(const Heads *h, Next *all, long count, long most, float *room, int threads) {
     const long D = h->size, codes = h->head.down.outputs, padded = (codes + LANES - 1) / LANES * LANES;
     const long first = h->head.up.outputs, second = h->place ? h->told.up.outputs : 0;
     const long wide = first > second ? first : second, wider = wide > 2 * D ? wide : 2 * D;
@@ -601,7 +604,7 @@ void choose(const Heads *h, Wanted *all, long count, long most, float *room, int
 #pragma omp single
         {
             rows = 0;
-            for (Wanted *c = all; c < all + count; c++) {
+            for (Next *c = all; c < all + count; c++) {
                 if (n >= c->count) continue;
                 c->row = rows;
                 gather(h, c, n, c->own, aimed + rows * D, both + rows * 2 * D), rows++;
@@ -612,9 +615,9 @@ void choose(const Heads *h, Wanted *all, long count, long most, float *room, int
         two_layers(&h->head, aimed, logits, rows, 0, hidden, rounded);
 #pragma omp for schedule(static)
         for (long k = 0; k < count; k++) {
-            Wanted *c = all + k;
+            Next *c = all + k;
             if (n >= c->count) continue;
-            const long low = c->wanted[3 * n + 1], size = c->wanted[3 * n + 2] - low;
+            const long low = c->table[3 * n + 1], size = c->table[3 * n + 2] - low;
             float *mine = logits + c->row * codes + low;
             for (long v = 0; v < size && c->twin; v++)
                 mine[v] = mine[codes + v] + c->weight * (mine[v] - mine[codes + v]);
