@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import gc
 import random
-from collections.abc import Sequence
 from ctypes import CDLL
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ from unified.engine import Engine
 from unified.handle import Unified
 from unified.packed import KINDS, pack
 from unified.processing import UnifiedProcessor
-from unified.sampling import Sampling, chance
+from unified.sampling import Sampling, chance, exponential
 
 
 def settings(rng: random.Random) -> Sampling:
@@ -36,19 +35,15 @@ def due(engine: Engine, rng: random.Random, rows: int) -> list[Choice]:
     start, found = engine.vocabulary.image_start, []
     at = [k for k, step in enumerate(engine.plan) if isinstance(step[0], range)]
     for k in range(rows):
-        step = rng.choice(at)
+        step, sampling = rng.choice(at), settings(rng)
+        generator = chance(rng.randrange(1000), torch.device("cpu"))
         allowed = [range(own.start - start, own.stop - start) for own in engine.plan[step]]
         found.append(Choice(
             own=2 * k, twin=rng.choice([None, 2 * k + 1]), weight=rng.uniform(0, 5),
-            places=engine.layout.order.steps[step], allowed=allowed, sampling=settings(rng),
-            generator=chance(rng.randrange(1000), torch.device("cpu")),
+            places=engine.layout.order.steps[step], allowed=allowed, sampling=sampling,
+            noise=[exponential(len(own), generator) for own in allowed if sampling.temperature],
         ))  # fmt: skip
     return found
-
-
-def again(choices: Sequence[Choice]) -> list[Choice]:
-    """The same, with chance as it was."""
-    return [replace(one, generator=copy.deepcopy(one.generator)) for one in choices]
 
 
 def compiled(handle: Unified) -> Choices:
@@ -76,13 +71,10 @@ def test_c_chooses_as_torch_does(tiny: Unified, slope: int, weights: str | None)
         torch.manual_seed(rng.randrange(1000))
         hidden = 3 * torch.randn(2 * rows, handle.model.config.text_config.hidden_size)
         wanted = due(handle.engine, rng, rows)
-        kept, other, alone = again(wanted), again(wanted), again(wanted)
         found = choices(hidden, wanted)
-        assert found == by_torch(handle.model, handle.model, hidden, kept)
-        assert found == [codes for one in alone for codes in choices(hidden, [one])]
-        for one, same in zip(wanted, kept, strict=True):  # as much chance is left
-            assert torch.equal(one.generator.get_state(), same.generator.get_state())
-        for codes, one in zip(found, other, strict=True):
+        assert found == by_torch(handle.model, handle.model, hidden, wanted)
+        assert found == [codes for one in wanted for codes in choices(hidden, [one])]
+        for codes, one in zip(found, wanted, strict=True):
             assert all(code in own for code, own in zip(codes, one.allowed, strict=True))
 
 
@@ -91,8 +83,7 @@ def test_every_kind_of_cpu_chooses_the_same(tiny: Unified, other_cpu: CDLL) -> N
     handle, rng = reordered(tiny), random.Random(3)
     choices, wanted = compiled(handle), due(handle.engine, rng, 5)
     hidden = 3 * torch.randn(10, handle.model.config.text_config.hidden_size)
-    kept = again(wanted)
-    assert choices(hidden, wanted) == by_torch(handle.model, handle.model, hidden, kept)
+    assert choices(hidden, wanted) == by_torch(handle.model, handle.model, hidden, wanted)
 
 
 @torch.no_grad()
@@ -115,17 +106,17 @@ def test_weights_that_are_replaced_are_followed(tiny: Unified) -> None:
     handle = reordered(tiny)
     choices, wanted = compiled(handle), due(handle.engine, random.Random(5), 4)
     hidden = 3 * torch.randn(8, handle.model.config.text_config.hidden_size)
-    before, head = choices(hidden, again(wanted)), handle.model.image_head
+    before, head = choices(hidden, wanted), handle.model.image_head
     assert head is not None
     other, place = torch.randn_like(head.down.weight), head.down.weight.data_ptr()
     head.down.weight = torch.nn.Parameter(3 * other)
     gc.collect()
     assert any(own.data_ptr() == place for own in choices.held if isinstance(own, torch.Tensor))
-    assert choices(hidden, again(wanted)) == before
+    assert choices(hidden, wanted) == before
     followed = compiled(handle)
     assert followed is not choices
-    found = followed(hidden, again(wanted))
-    assert found == by_torch(handle.model, handle.model, hidden, again(wanted)) != before
+    found = followed(hidden, wanted)
+    assert found == by_torch(handle.model, handle.model, hidden, wanted) != before
 
 
 @torch.no_grad()
@@ -145,8 +136,9 @@ def test_every_code_is_chosen_as_often_as_it_should_be(tiny: Unified) -> None:
     generator, count = chance(3, torch.device("cpu")), 4000
     hidden = torch.randn(1, tiny.model.config.text_config.hidden_size)
     one = replace(due(engine, random.Random(2), 1)[0], twin=None, sampling=Sampling(),
-                  allowed=[range(8)], generator=generator)  # fmt: skip
+                  allowed=[range(8)])  # fmt: skip
     shares = tiny.model.image_logits(hidden)[0, :8].softmax(-1)
-    found = torch.tensor([choices(hidden, [one])[0][0] for _ in range(count)])
+    draws = [[exponential(8, generator)] for _ in range(count)]
+    found = torch.tensor([choices(hidden, [replace(one, noise=own)])[0][0] for own in draws])
     counted = torch.bincount(found, minlength=8) / count
     assert ((counted - shares).abs() < 5 * (shares * (1 - shares) / count).sqrt() + 1e-9).all()

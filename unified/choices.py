@@ -18,7 +18,7 @@ from torch import nn
 from unified.column import LANES, held, plain_mlp, readable, unhooked, weights
 from unified.layers import Aim
 from unified.native import Heads, Next, TwoLayers, library
-from unified.sampling import Sampling, choose
+from unified.sampling import Sampling, noisiest
 
 if TYPE_CHECKING:
     from unified.step import Step
@@ -32,7 +32,7 @@ class Choice:
         own, twin: rows of the hidden states; None where guidance does not count.
         weight: of guidance.
         places: of the codes in their picture. allowed: which they may be, from 0 on.
-        generator: of the request; a code takes its next noise.
+        noise: of each code (`sampling.exponential`); none where the likeliest is taken.
     """
 
     own: int
@@ -41,7 +41,7 @@ class Choice:
     places: Sequence[int]
     allowed: Sequence[range]
     sampling: Sampling
-    generator: torch.Generator
+    noise: Sequence[torch.Tensor]
 
 
 class Choices:
@@ -96,7 +96,7 @@ class Choices:
             table = [x for at, own in zip(one.places, one.allowed, strict=True)
                      for x in (at, own.start, own.stop)]  # fmt: skip
             codes, chosen = (c_int64 * len(table))(*table), (c_int64 * count)()
-            noise = _noise(one) if sampling.temperature else None
+            noise = _joined(one.noise) if sampling.temperature else None
             into.own = start + one.own * row
             into.twin = None if one.twin is None else start + one.twin * row
             into.table, into.chosen = addressof(codes), addressof(chosen)
@@ -116,13 +116,10 @@ class Choices:
         return type(None), ()
 
 
-def _noise(one: Choice) -> torch.Tensor:
-    """That of `sampling.gumbel` for each code, before its logarithm."""
-    sizes = [len(own) for own in one.allowed]
-    noise = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
-    for part in noise.split(sizes):
-        part.exponential_(generator=one.generator)
-    return noise
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    found = parts[0] if len(parts) == 1 else torch.cat([*parts])
+    assert readable(found)
+    return found
 
 
 def _two_layers(layers: Any) -> TwoLayers | None:
@@ -157,19 +154,32 @@ def by_torch(
                 known = heads.coded(codes.flatten(), places[:, :-1].flatten())
                 beside = known.unflatten(0, codes.shape).sum(1)
             states = model.aim(states, places[:, -1], beside)
-        logits = heads.image_logits(states).float().cpu()
+        logits = heads.image_logits(states).float()
         own = dict(zip(live, logits, strict=False))
         for k, without in zip(twins, logits[len(live) :], strict=True):
             own[k] = without + due[k].weight * (own[k] - without)
+        alike: dict[tuple[range, Sampling], list[int]] = {}
         for k in live:
-            allowed, sampling = due[k].allowed[n], due[k].sampling
-            index = choose(
-                own[k][allowed.start : allowed.stop],
-                due[k].generator,
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                min_p=sampling.min_p,
-            )
-            out[k].append(allowed.start + index)
+            alike.setdefault((due[k].allowed[n], due[k].sampling), []).append(k)
+        for (allowed, sampling), some in alike.items():
+            found = torch.stack([own[k][allowed.start : allowed.stop] for k in some])
+            noise = [due[k].noise[n] for k in some] if sampling.temperature else []
+            for k, index in zip(some, _indices(found, noise, sampling), strict=True):
+                out[k].append(allowed.start + index)
     return out
+
+
+def _indices(logits: torch.Tensor, noise: Sequence[torch.Tensor], sampling: Sampling) -> list[int]:
+    """What is chosen of each row (rows, V) under its noise, or the likeliest."""
+    found = logits.argmax(-1)
+    if sampling.temperature:
+        found = noisiest(
+            logits,
+            torch.stack([*noise]),
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+        )
+    indices: list[int] = found.tolist()
+    return indices

@@ -27,7 +27,7 @@ from unified.fixed import Fixed
 from unified.grammar import Grammar
 from unified.modeling import UnifiedForConditionalGeneration
 from unified.prefixes import MEMORY, Prefixes
-from unified.sampling import Sampling, chance, choose
+from unified.sampling import Sampling, chance, choose, exponential
 from unified.step import Step, lasting, mark
 from unified.tokenizers.codec import Codec
 
@@ -295,23 +295,26 @@ class Engine:
     def _drawn(self, rows: list[Row], hidden: torch.Tensor) -> list[list[int]]:
         """The codes of every row's next step. hidden: as for `choose`."""
         due, start = [self._choice(row) for row in rows], self.vocabulary.image_start
+        return [[start + code for code in codes] for codes in self.codes(hidden, due)]
+
+    def codes(self, hidden: torch.Tensor, due: Sequence[Choice]) -> list[list[int]]:
+        """The codes of each choice, from 0 on, by hidden states (rows, D)."""
         step = self.step  # another thread may take it away
         if step is not None and step.choices is not None:
-            found = step.choices(hidden, due)
-        else:
-            found = by_torch(self.model, step or self.model, hidden, due)
-        return [[start + code for code in codes] for codes in found]
+            return step.choices(hidden, due)
+        return by_torch(self.model, step or self.model, hidden, due)
 
     def _choice(self, row: Row) -> Choice:
         """What a row's next codes are chosen by."""
         start, at = self.vocabulary.image_start, row.at or 0
         ranges = row.grammar.choices() if row.at is None else self.plan[at]
         allowed = [range(own.start - start, own.stop - start) for own in ranges]  # type: ignore[union-attr]
-        twin = row.twin if self.compares(row) else None
+        twin, sampling = row.twin if self.compares(row) else None, row.request.sampling
+        noise = [exponential(len(own), row.generator) for own in allowed if sampling.temperature]
         assert row.lane is not None
         return Choice(
             row.lane.place, None if twin is None else twin.place, self._weight(row),
-            self._places[self._chosen[at]], allowed, row.request.sampling, row.generator,
+            self._places[self._chosen[at]], allowed, sampling, noise,
         )  # fmt: skip
 
     def _forced(self, row: Row) -> int:

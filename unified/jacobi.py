@@ -22,8 +22,9 @@ from typing import Any
 import torch
 
 from unified.cache import RowCache, block_cache
+from unified.choices import Choice
 from unified.engine import Engine, Reply, Request
-from unified.sampling import chance, gumbel, noisiest
+from unified.sampling import chance, exponential
 from unified.step import ROPES
 
 METHODS = ("jacobi",)
@@ -136,7 +137,7 @@ class _Picture:
     def __init__(self, engine: Engine, request: Request, said: list[int]):
         self.model, self.layout, self.sampling = engine.model, engine.layout, request.sampling
         engine.refresh()
-        self.kept, self.heads = engine.kept(), engine.step or engine.model
+        self.engine, self.kept = engine, engine.kept()
         self.step = engine.step if engine.in_c else None
         vocabulary, control = engine.vocabulary, engine.vocabulary.control
         self.start, self.device = vocabulary.image_start, self.model.device
@@ -150,9 +151,9 @@ class _Picture:
             prompts.append([*self.layout.twin(request.ids), *[control("pad")] * pads])
         self.generator = chance(request.seed, self.device)
         for _ in range(_words(engine, request, said)):  # that words took noise for
-            gumbel(vocabulary.text_head, self.generator)
+            exponential(vocabulary.text_head, self.generator)
         self.noise: list[torch.Tensor] = []  # of each code
-        self.guide: torch.Tensor | None = None  # logits of the last place looked at, (codes,)
+        self.guide: torch.Tensor | None = None  # states of the last place, (rows, 1, D)
         self._prefill(prompts, request.views, control("pad"))
 
     def _prefill(self, prompts: list[list[int]], views: torch.Tensor | None, pad: int) -> None:
@@ -202,9 +203,9 @@ class _Picture:
         what agrees with its guess becomes known, and the place after it."""
         first, stop = self.fed, min(self.known + window - 1, len(self.plan))
         self._guess(stop)
-        logits = self._logits(self._pass(first, stop), first)
-        found = self._chosen(range(first + 1, stop + 1), logits)
-        self.guide, self.fed = logits[-1], stop
+        hidden = self._pass(first, stop)
+        found = self._chosen(range(first + 1, stop + 1), hidden)
+        self.guide, self.fed = hidden[:, -1:], stop
         agrees = True
         for k, token in enumerate(found, first + 1):
             if agrees:
@@ -223,14 +224,16 @@ class _Picture:
             self.known += 1
 
     def _guess(self, stop: int) -> None:
-        """Fill the line up to `stop`: by the noise of each place and the last logits there are."""
+        """Fill the line up to `stop`: by the noise of each place and the last state there is,
+        or what the head says of none."""
         new = [k for k in range(self.known, stop) if self.line[k] < 0]
         if not new:
             return
         guide = self.guide
         if guide is None:
-            guide = torch.zeros(self.layout.vocabulary.image_size)
-        for k, token in zip(new, self._chosen(new, guide.expand(len(new), -1)), strict=True):
+            size = self.model.config.text_config.hidden_size
+            guide = torch.zeros(len(self.lengths), 1, size, device=self.device)
+        for k, token in zip(new, self._chosen(new, guide.expand(-1, len(new), -1)), strict=True):
             self.line[k] = token
 
     def _pass(self, first: int, stop: int) -> torch.Tensor:
@@ -250,47 +253,29 @@ class _Picture:
             cache=self.cache, mask=mask, positions=positions.clamp_max(self.last),
         )  # fmt: skip
 
-    def _logits(self, hidden: torch.Tensor, first: int) -> torch.Tensor:
-        """Guided logits of the places after line[first:], (places, codes)."""
-        rows = self.heads.image_logits(hidden.flatten(0, 1)).float()
-        logits = rows.unflatten(0, hidden.shape[:2])
-        if len(logits) == 1:
-            return logits[0]
-        sampling, length = self.sampling, self.layout.image_length
-        places = self.layout.places[first : first + logits.shape[1]]
-        guides = torch.tensor([sampling.guides(p, length) for p in places], device=logits.device)
-        weight = torch.tensor([sampling.weight(p, length) for p in places], device=logits.device)
-        guided = logits[1] + weight[:, None] * (logits[0] - logits[1])
-        return torch.where(guides[:, None], guided, logits[0])
-
-    def _chosen(self, at: Sequence[int], logits: torch.Tensor) -> list[int]:
-        """What line[k] holds for each k of `at` by its logits, (len(at), codes)."""
-        out = [self.line[k] for k in at]
-        groups: dict[range, list[int]] = {}
+    def _chosen(self, at: Sequence[int], hidden: torch.Tensor) -> list[int]:
+        """What line[k] holds for each k of `at` by its hidden states, (rows, len(at), D)."""
+        out, due, codes = [self.line[k] for k in at], [], []
         for n, k in enumerate(at):
             if self.plan[k - 1] is None:
-                groups.setdefault(self.layout.codes_at(self.layout.places[k - 1]), []).append(n)
-        for allowed, rows in groups.items():
-            own = logits[rows, allowed.start - self.start : allowed.stop - self.start]
-            places = [self.layout.places[at[n] - 1] for n in rows]
-            for n, code in zip(rows, self._choice(own, places), strict=True):
-                out[n] = allowed.start + code
+                codes.append(n)
+                due.append(self._choice(n, n + len(at), self.layout.places[k - 1]))
+        found = self.engine.codes(hidden.flatten(0, 1), due) if due else []
+        for n, (code,) in zip(codes, found, strict=True):
+            out[n] = self.start + code
         return out
 
-    def _choice(self, logits: torch.Tensor, places: list[int]) -> list[int]:
-        """The code of each place by its logits, (places, codes), and its noise."""
-        sampling = self.sampling
-        if sampling.temperature == 0:
-            likeliest: list[int] = logits.argmax(-1).tolist()
-            return likeliest
-        for place in range(len(self.noise), max(places) + 1):
-            self.noise.append(gumbel(len(self.layout.codes_at(place)), self.generator))
-        noise = torch.stack([self.noise[place] for place in places])
-        chosen: list[int] = noisiest(
-            logits, noise, temperature=sampling.temperature, top_k=sampling.top_k,
-            top_p=sampling.top_p, min_p=sampling.min_p,
-        ).tolist()  # fmt: skip
-        return chosen
+    def _choice(self, own: int, twin: int, place: int) -> Choice:
+        """How the code of a place is chosen, by two rows of states and its noise."""
+        sampling, length, codes = self.sampling, self.layout.image_length, self.layout.codes_at
+        for before in range(len(self.noise), place + 1 if sampling.temperature else 0):
+            self.noise.append(exponential(len(codes(before)), self.generator))
+        allowed = codes(place)
+        return Choice(
+            own, twin if sampling.guides(place, length) else None, sampling.weight(place, length),
+            (place,), (range(allowed.start - self.start, allowed.stop - self.start),),
+            sampling, self.noise[place : place + 1],
+        )  # fmt: skip
 
 
 def _words(engine: Engine, request: Request, said: list[int]) -> int:

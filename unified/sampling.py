@@ -151,12 +151,11 @@ def chance(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(seed)
 
 
-def gumbel(size: int, generator: torch.Generator) -> torch.Tensor:
+def exponential(size: int, generator: torch.Generator) -> torch.Tensor:
     """The noise of one choice among `size`, (size,): the next of a request's own generator, and
-    where that is."""
+    where that is. -log of it is Gumbel's."""
     noise = torch.empty(size, dtype=torch.float32, device=generator.device)
-    noise.exponential_(generator=generator)
-    return -noise.log()
+    return noise.exponential_(generator=generator)
 
 
 def noisiest(
@@ -168,9 +167,9 @@ def noisiest(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> torch.Tensor:
-    """Gumbel-max: the index that is chosen under this noise, (..., V) -> (...)."""
+    """Gumbel-max: the index that is chosen under exponential noise, (..., V) -> (...)."""
     logits = filter_logits(logits.float() / temperature, top_k, top_p, min_p)
-    return (logits + noise.to(logits.device)).argmax(-1)
+    return (logits - noise.to(logits.device).log()).argmax(-1)
 
 
 def choose(
@@ -179,5 +178,5 @@ def choose(
     """One index of logits (V,); 0 takes the likeliest and no noise. `filters`: of `noisiest`."""
     if temperature == 0:
         return int(logits.argmax())
-    noise = gumbel(logits.shape[-1], generator)
+    noise = exponential(logits.shape[-1], generator)
     return int(noisiest(logits, noise, temperature=temperature, **filters))
