@@ -301,6 +301,18 @@ def test_an_item_does_not_depend_on_its_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_media_of_unlike_lengths_have_the_codes_that_they_have_alone(name: str) -> None:
+    codec = codec_of(name)
+    assert codec.encode_each([]) == []
+    media = list(media_for(codec, 4))
+    if codec.spec.medium != "image":
+        cuts = 0, codec.spec.stride + 1, 1, 0
+        media = [item[:, : item.shape[1] - cut] for item, cut in zip(media, cuts, strict=True)]
+    for item, codes in zip(media, codec.encode_each(media), strict=True):
+        assert torch.equal(codes, codec.encode(item[None])[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_wrong_codes_are_refused(name: str) -> None:
     if not decodes(name):
         with pytest.raises(ValueError, match="only encode"):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -157,6 +158,36 @@ class Codec(nn.Module, ABC):
             ValueError: a wrong number of codes, or one outside the codebook of its place.
         """
 
+    def encode_each(self, media: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Media without a batch, of any lengths, -> the codes (steps * length,) of each, as alone.
+
+        A causal codec encodes all at once, the shorter ones filled behind to the steps of the
+        longest; any other those of one length.
+        """
+        spec, alike = self.spec, dict[tuple[int, ...], list[int]]()
+        items = [item[None] for item in media]
+        steps = [1 if spec.medium == "image" else spec.steps(item.shape[2]) for item in items]
+        if spec.causal and spec.medium != "image":
+            time = spec.time(max(steps, default=1))
+            items = [self.fill(item, time - item.shape[2]) for item in items]
+        for k, item in enumerate(items):
+            alike.setdefault(tuple(item.shape), []).append(k)
+        codes: dict[int, torch.Tensor] = {}
+        for some in alike.values():
+            found = self.encode(torch.cat([items[k] for k in some]))
+            codes |= zip(some, found, strict=True)
+        return [codes[k][: count * spec.length] for k, count in enumerate(steps)]
+
+    def fill(self, media: torch.Tensor, missing: int) -> torch.Tensor:
+        """Media with `missing` more frames or samples behind, as the last step is made whole: the
+        last frame again, or silence."""
+        if not missing:
+            return media
+        last = media[:, :, -1:]
+        if self.spec.medium == "audio":
+            last = torch.zeros_like(last)
+        return torch.cat([media, last.repeat_interleave(missing, 2)], 2)
+
     def check_pixels(self, pixels: torch.Tensor) -> None:
         """Raise ValueError for pictures of another shape than the codec's, or with what is no
         number."""
@@ -238,16 +269,6 @@ class StreamCodec(Codec):
     def decode_rest(self, past: State) -> torch.Tensor | None:
         """What is still to come when no more codes follow; `spec.latency` long."""
         return None
-
-    def fill(self, media: torch.Tensor, missing: int) -> torch.Tensor:
-        """Media with `missing` more frames or samples to make the last step whole: the last frame
-        again, or silence."""
-        if not missing:
-            return media
-        last = (
-            media[:, :, -1:] if self.spec.medium == "video" else torch.zeros_like(media[:, :, :1])
-        )
-        return torch.cat([media, last.repeat_interleave(missing, 2)], 2)
 
     @torch.no_grad()
     def encode(self, media: torch.Tensor) -> torch.Tensor:
