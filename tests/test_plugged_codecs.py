@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 
 from tests.test_codecs import codec_of, media_for, needs_diffusers
 from unified.eval.tokenizer import evaluate_tokenizer
-from unified.tokenizers.published import PUBLISHED, load_either, load_published
+from unified.tokenizers.published import PUBLISHED, MimiCodec, load_either, load_published
 
 SOUNDS = ["encodec", "mimi", "dac", "xcodec2"]
 PLUGGED = [*PUBLISHED, pytest.param("VQModel", marks=needs_diffusers)]
@@ -107,6 +108,21 @@ def test_the_last_step_of_what_is_plugged_is_filled(name: str) -> None:
         assert (
             codec.decode(codes).shape[2] == spec.time(spec.steps(media.shape[2])) == last.shape[2]
         )
+
+
+def test_mimi_encodes_chunk_by_chunk_what_it_encodes_whole() -> None:
+    codec, rng = codec_of("mimi"), random.Random(0)
+    assert isinstance(codec, MimiCodec)
+    for short in (0, 1, codec.spec.stride - 1):
+        media = media_for(codec, 2, 9, short)
+        whole = codec.encode(media)
+        for _ in range(3):
+            stream, parts, at = codec.encode_stream(), [], 0
+            while at < media.shape[2]:
+                end = at + rng.randrange(1, 3 * codec.spec.stride)
+                parts.append(stream.push(media[:, :, at:end], last=end >= media.shape[2]))
+                at = end
+            assert torch.equal(torch.cat(parts, 1), whole)
 
 
 def test_saving_what_is_plugged_leaves_it_as_it_is(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from safetensors import safe_open
@@ -299,10 +299,22 @@ class StreamCodec(Codec):
         return DecodeStream(self)
 
 
+class StepEncoder(Protocol):
+    """What an `EncodeStream` asks of a codec: see `StreamCodec`."""
+
+    @property
+    def spec(self) -> CodecSpec: ...
+    @property
+    def starts(self) -> torch.Tensor: ...
+    def check_media(self, media: torch.Tensor) -> None: ...
+    def fill(self, media: torch.Tensor, missing: int) -> torch.Tensor: ...
+    def encode_steps(self, media: torch.Tensor, past: State) -> tuple[torch.Tensor, State]: ...
+
+
 class EncodeStream:
     """Media in, codes out; keeps what does not fill a step yet."""
 
-    def __init__(self, codec: StreamCodec):
+    def __init__(self, codec: StepEncoder):
         self.codec = codec
         self.past: State = None
         self.kept: torch.Tensor | None = None

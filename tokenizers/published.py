@@ -17,7 +17,8 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 
-from unified.tokenizers.codec import Codec, CodecSpec
+from unified.causal import State
+from unified.tokenizers.codec import Codec, CodecSpec, EncodeStream
 from unified.tokenizers.kinds import load_codec
 from unified.tokenizers.vqgan import Autoencoder
 
@@ -322,7 +323,8 @@ class EncodecCodec(_Sound):
 
 
 class MimiCodec(_Sound):
-    """MimiModel with all its codebooks; causal."""
+    """MimiModel with all its codebooks; causal. Encodes chunk by chunk as well; its decoder keeps
+    no cache of its convolutions."""
 
     def describe(self, config: Any) -> CodecSpec:
         hop = round(config.sampling_rate / config.frame_rate)
@@ -332,6 +334,19 @@ class MimiCodec(_Sound):
     def forth(self, sound: torch.Tensor) -> torch.Tensor:
         codes: torch.Tensor = self.model.encode(sound).audio_codes
         return codes
+
+    def encode_steps(self, media: torch.Tensor, past: State) -> tuple[torch.Tensor, State]:
+        """Whole steps of sound -> codes (B, n), numbered from 0, and the state."""
+        keys, padding = past or (None, None)
+        found = self.model.encode(
+            media, encoder_past_key_values=keys, padding_cache=padding, use_streaming=True
+        )
+        past = found.encoder_past_key_values, found.padding_cache
+        return found.audio_codes.transpose(1, 2).flatten(1), past
+
+    def encode_stream(self) -> EncodeStream:
+        """A stream: push sound of any length as it comes, get codes as soon as they are due."""
+        return EncodeStream(self)
 
     def back(self, codes: torch.Tensor) -> torch.Tensor:
         sound: torch.Tensor = self.model.decode(codes).audio_values
