@@ -12,13 +12,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.test_column import COMPILERS
 from tests.test_wavefront import reordered
-from unified.choices import Choice, Choices, by_torch
+from unified.choices import Choice, Chooser, by_torch
 from unified.engine import Engine
 from unified.handle import Unified
 from unified.packed import KINDS, pack
 from unified.processing import UnifiedProcessor
 from unified.sampling import Sampling, chance, exponential
+
+pytestmark = pytest.mark.skipif(not COMPILERS, reason="no C compiler")
 
 
 def settings(rng: random.Random) -> Sampling:
@@ -46,14 +49,14 @@ def due(engine: Engine, rng: random.Random, rows: int) -> list[Choice]:
     return found
 
 
-def compiled(handle: Unified) -> Choices:
+def compiled(handle: Unified) -> Chooser:
     handle.engine.refresh()
     step = handle.engine.step
     assert step is not None
     if step.compiled is None:
         pytest.skip("this machine runs no steps in C")
-    assert step.choices is not None
-    return step.choices
+    assert step.chooser is not None
+    return step.chooser
 
 
 @pytest.mark.parametrize("weights", [None, *KINDS])
@@ -66,14 +69,14 @@ def test_c_chooses_as_torch_does(tiny: Unified, slope: int, weights: str | None)
         handle = reordered(tiny, slope)
     if weights is not None:
         pack(handle.model, weights)
-    choices, rng = compiled(handle), random.Random(7)
+    chooser, rng = compiled(handle), random.Random(7)
     for rows in (1, 1, 1, 2, 3, 5, 8):
         torch.manual_seed(rng.randrange(1000))
         hidden = 3 * torch.randn(2 * rows, handle.model.config.text_config.hidden_size)
         wanted = due(handle.engine, rng, rows)
-        found = choices(hidden, wanted)
+        found = chooser(hidden, wanted)
         assert found == by_torch(handle.model, handle.model, hidden, wanted)
-        assert found == [codes for one in wanted for codes in choices(hidden, [one])]
+        assert found == [codes for one in wanted for codes in chooser(hidden, [one])]
         for codes, one in zip(found, wanted, strict=True):
             assert all(code in own for code, own in zip(codes, one.allowed, strict=True))
 
@@ -81,9 +84,9 @@ def test_c_chooses_as_torch_does(tiny: Unified, slope: int, weights: str | None)
 @torch.no_grad()
 def test_every_kind_of_cpu_chooses_the_same(tiny: Unified, other_cpu: CDLL) -> None:
     handle, rng = reordered(tiny), random.Random(3)
-    choices, wanted = compiled(handle), due(handle.engine, rng, 5)
+    chooser, wanted = compiled(handle), due(handle.engine, rng, 5)
     hidden = 3 * torch.randn(10, handle.model.config.text_config.hidden_size)
-    assert choices(hidden, wanted) == by_torch(handle.model, handle.model, hidden, wanted)
+    assert chooser(hidden, wanted) == by_torch(handle.model, handle.model, hidden, wanted)
 
 
 @torch.no_grad()
@@ -95,7 +98,7 @@ def test_what_is_hooked_is_left_to_torch(tiny: Unified, part: str) -> None:
     compiled(handle)
     hook = handle.model.get_submodule(part).register_forward_hook(lambda *_: None)
     handle.engine.refresh()
-    assert handle.engine.step is not None and handle.engine.step.choices is None
+    assert handle.engine.step is not None and handle.engine.step.chooser is None
     hook.remove()
     compiled(handle)
 
@@ -104,41 +107,42 @@ def test_what_is_hooked_is_left_to_torch(tiny: Unified, part: str) -> None:
 def test_weights_that_are_replaced_are_followed(tiny: Unified) -> None:
     """And those before them stay for as long as the step that reads them."""
     handle = reordered(tiny)
-    choices, wanted = compiled(handle), due(handle.engine, random.Random(5), 4)
+    chooser, wanted = compiled(handle), due(handle.engine, random.Random(5), 4)
     hidden = 3 * torch.randn(8, handle.model.config.text_config.hidden_size)
-    before, head = choices(hidden, wanted), handle.model.image_head
+    before, head = chooser(hidden, wanted), handle.model.image_head
     assert head is not None
     other, place = torch.randn_like(head.down.weight), head.down.weight.data_ptr()
     head.down.weight = torch.nn.Parameter(3 * other)
     gc.collect()
-    assert any(own.data_ptr() == place for own in choices.held if isinstance(own, torch.Tensor))
-    assert choices(hidden, wanted) == before
+    assert any(own.data_ptr() == place for own in chooser.held if isinstance(own, torch.Tensor))
+    assert chooser(hidden, wanted) == before
     followed = compiled(handle)
-    assert followed is not choices
+    assert followed is not chooser
     found = followed(hidden, wanted)
     assert found == by_torch(handle.model, handle.model, hidden, wanted) != before
 
 
 @torch.no_grad()
 def test_what_is_no_number_ends_in_a_code(tiny: Unified) -> None:
-    choices, engine = compiled(tiny), tiny.engine
+    chooser, engine = compiled(tiny), tiny.engine
     for value in (torch.nan, torch.inf, -torch.inf):
         hidden = torch.full((6, tiny.model.config.text_config.hidden_size), value)
         wanted = due(engine, random.Random(1), 3)
-        for codes, one in zip(choices(hidden, wanted), wanted, strict=True):
+        for codes, one in zip(chooser(hidden, wanted), wanted, strict=True):
             assert all(code in own for code, own in zip(codes, one.allowed, strict=True))
 
 
 @torch.no_grad()
 def test_every_code_is_chosen_as_often_as_it_should_be(tiny: Unified) -> None:
     """Over 4000 draws, within five standard errors of its share."""
-    choices, engine = compiled(tiny), tiny.engine
+    chooser, engine = compiled(tiny), tiny.engine
     generator, count = chance(3, torch.device("cpu")), 4000
+    torch.manual_seed(0)
     hidden = torch.randn(1, tiny.model.config.text_config.hidden_size)
     one = replace(due(engine, random.Random(2), 1)[0], twin=None, sampling=Sampling(),
                   allowed=[range(8)])  # fmt: skip
     shares = tiny.model.image_logits(hidden)[0, :8].softmax(-1)
     draws = [[exponential(8, generator)] for _ in range(count)]
-    found = torch.tensor([choices(hidden, [replace(one, noise=own)])[0][0] for own in draws])
+    found = torch.tensor([chooser(hidden, [replace(one, noise=own)])[0][0] for own in draws])
     counted = torch.bincount(found, minlength=8) / count
     assert ((counted - shares).abs() < 5 * (shares * (1 - shares) / count).sqrt() + 1e-9).all()

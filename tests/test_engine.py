@@ -173,7 +173,8 @@ def test_filters_keep_the_likeliest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("schedule", "square"), ("temperature", -1), ("top_p", 2), ("top_k", -3)]
+    ("field", "value"),
+    [("schedule", "square"), ("temperature", -1), ("top_p", 2), ("top_k", -3), ("top_k", 2.5)],
 )
 def test_bad_settings_are_named(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=str(value)):

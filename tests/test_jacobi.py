@@ -115,6 +115,13 @@ def test_views_and_earlier_pictures_are_seen(toybox: Unified) -> None:
     assert other.size == plain.size
 
 
+def test_weights_of_16_bits_are_drawn_in_parallel(tiny_janus: Path) -> None:
+    """Where a pass does not round like a step it need not be the same picture."""
+    handle = unified.load(tiny_janus, device="cpu", dtype=torch.bfloat16)
+    drawn = jacobi.draw(handle.engine, asked(handle, "a cat", 0, guidance_scale=3.0))
+    assert len(drawn.ids) == handle.layout.drawn_length and len(drawn.pictures) == 1
+
+
 def test_choosing_is_noise_and_logits() -> None:
     logits = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
     filters = {"top_k": 12, "top_p": 0.8, "min_p": 0.01}

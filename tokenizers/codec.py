@@ -162,12 +162,19 @@ class Codec(nn.Module, ABC):
         """Media without a batch, of any lengths, -> the codes (steps * length,) of each, as alone.
 
         A causal codec encodes all at once, the shorter ones filled behind to the steps of the
-        longest; any other those of one length.
+        longest: give it what is about as long. Any other encodes those of one length together.
+
+        Raises:
+            ValueError: media of another shape, with what is no number, or of no length.
         """
         spec, alike = self.spec, dict[tuple[int, ...], list[int]]()
         items = [item[None] for item in media]
-        steps = [1 if spec.medium == "image" else spec.steps(item.shape[2]) for item in items]
-        if spec.causal and spec.medium != "image":
+        timed = spec.medium != "image"
+        if any(item.ndim < 2 + timed for item in items):
+            raise ValueError(f"media of shapes {[tuple(item.shape) for item in media]}; "
+                             f"channels come first{', then time' if timed else ''}")  # fmt: skip
+        steps = [spec.steps(item.shape[2]) if timed else 1 for item in items]
+        if spec.causal and timed:
             time = spec.time(max(steps, default=1))
             items = [self.fill(item, time - item.shape[2]) for item in items]
         for k, item in enumerate(items):

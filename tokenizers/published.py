@@ -62,8 +62,8 @@ class PublishedCodec(Codec):
         model.save_pretrained(folder)
 
     def check_media(self, media: torch.Tensor) -> None:
-        """Raise ValueError for media of another shape than the codec's, without time, or with what
-        is no number."""
+        """Raise ValueError for media of another shape than the codec's, or with what is no
+        number."""
         spec = self.spec
         timed = spec.medium != "image"
         want = (spec.channels, *spec.image_size)
@@ -71,20 +71,19 @@ class PublishedCodec(Codec):
         if media.ndim != 2 + timed + len(spec.image_size) or tuple(shape) != want:
             raise ValueError(f"{spec.medium} of shape {tuple(media.shape)}; this codec takes {want}"
                              f"{' beside batch and time' if timed else ''}")  # fmt: skip
-        if timed and not media.shape[2]:
-            raise ValueError(f"{spec.medium} without a single frame or sample")
         if not torch.isfinite(media).all():
             raise ValueError(f"{spec.medium} holds values that are not numbers")
 
     def whole(self, media: torch.Tensor) -> torch.Tensor:
-        """Media (B, C, T, ...) made whole steps: silence or the last frame again."""
-        spec = self.spec
-        missing = spec.time(spec.steps(media.shape[2])) - media.shape[2]
-        if not missing:
-            return media
-        last = media[:, :, -1:]
-        last = last if spec.medium == "video" else torch.zeros_like(last)
-        return torch.cat([media, last.repeat_interleave(missing, 2)], 2)
+        """Media (B, C, T, ...) made whole steps.
+
+        Raises:
+            ValueError: there is nothing of them.
+        """
+        spec, time = self.spec, media.shape[2]
+        if not time:
+            raise ValueError(f"{spec.medium} without a single frame or sample")
+        return self.fill(media, spec.time(spec.steps(time)) - time)
 
 
 class _Grid(PublishedCodec):
@@ -289,8 +288,8 @@ class _Sound(PublishedCodec):
     @torch.no_grad()
     def encode(self, media: torch.Tensor) -> torch.Tensor:
         self.check_media(media)
-        steps = self.spec.steps(media.shape[2])
-        codes = self.forth(self.whole(media))[..., :steps].long()
+        sound = self.whole(media)
+        codes = self.forth(sound)[..., : self.spec.steps(sound.shape[2])].long()
         return (codes.transpose(1, 2) + self.starts.to(codes.device)).flatten(1)
 
     @torch.no_grad()
@@ -336,7 +335,8 @@ class MimiCodec(_Sound):
         return codes
 
     def encode_steps(self, media: torch.Tensor, past: State) -> tuple[torch.Tensor, State]:
-        """Whole steps of sound -> codes (B, n), numbered from 0, and the state."""
+        """Whole steps of sound -> codes (B, n), numbered from 0, and the state, which the next
+        call changes in place."""
         keys, padding = past or (None, None)
         found = self.model.encode(
             media, encoder_past_key_values=keys, padding_cache=padding, use_streaming=True

@@ -10,9 +10,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from unified import adapters, attention
-from unified.checkpoint import CheckpointError
 from unified.configuration import UnifiedConfig
 from unified.engine import Engine, Request
+from unified.families.own import model_in
 from unified.handle import Unified
 from unified.media.sheet import captioned
 from unified.modeling import UnifiedForConditionalGeneration
@@ -167,20 +167,13 @@ def taken_up(
     image, before = config.image_config, config.image_config.pattern
     if pattern is not None:
         image.pattern, image.slope, image.grid = pattern, slope, codec.spec.grid
-    model, found = UnifiedForConditionalGeneration.from_pretrained(
+    model = model_in(
         folder,
+        "code_aim." if image.pattern != before else None,  # it begins, or is not needed now
         config=config,
         dtype=torch.float32,
         attn_implementation=attention.implementation(device),
-        use_safetensors=True,
-        output_loading_info=True,
     )
-    changed = "code_aim." if image.pattern != before else None  # it begins, or is not needed now
-    for keys, what in (("missing_keys", "lacks"), ("unexpected_keys", "has the unknown")):
-        wrong = [key for key in found[keys] if changed is None or not key.startswith(changed)]
-        if wrong:
-            raise CheckpointError(f"{folder}: {what} {min(wrong)}; it is of another version, or not"
-                                  " whole")  # fmt: skip
     return model.to(device)
 
 

@@ -62,8 +62,13 @@ class _Prompt:
 
 @dataclass
 class _Due:
-    """What is to be run, one row's after another's. columns, widths: of each row, the first column
-    that it writes and how many; features: of the slots among the tokens, in their order."""
+    """What is to be run, one row's after another's: first the lanes', then the prompts'.
+
+    Attributes:
+        tokens, places, positions: ids, those of codes in their pictures, those in their rows.
+        columns, widths: of each lane, the first column that it writes and how many.
+        features: of the slots among the tokens, in their order.
+    """
 
     tokens: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
@@ -352,7 +357,8 @@ class Session:
         last positions, (running + runs, D). In one pass where a `Step` knows the decoder; but C,
         where it runs the lanes, runs no long prompts, or what is left of them. What else runs is
         no reason: a request must not notice it."""
-        compiled = self.engine.in_c
+        step = self.engine.step  # another thread may take it away
+        compiled = step is not None and step.compiled is not None
         long = [compiled and len(prompt.ids) - start > SHORT for prompt, start in runs]
         if any(long) and (running or not all(long)):
             short = [not far for far in long]
@@ -361,11 +367,11 @@ class Session:
             joined = [next(rest if far else some) for far in long]
             return torch.cat([own[:running], torch.stack(joined)])
         due, slots = self._due(running), self._slots(runs) if runs else []
-        if self.engine.step is None:
+        if step is None:
             parts = [self._columns(due)] if running else []
             parts += [self._alone(*run, own) for run, own in zip(runs, slots, strict=True)]
             return torch.cat(parts)
-        return self._one_pass(self.engine.step, due, runs, slots, compiled and not any(long))
+        return self._one_pass(step, due, runs, slots, compiled and not any(long))
 
     def _due(self, running: int) -> _Due:
         """What the lanes that run wrote last."""

@@ -1,5 +1,5 @@
 """The codes that a step of a picture writes: hidden states -> (aim, head, guidance, filters, noise)
-a code -> ids, each chosen knowing those of its step before it.
+a code -> codes from 0 on, each chosen knowing those of its step before it.
 
 Several rows at once, as weights are read once for all of them. In C where the decoder runs there: a
 small model's codes take longer to choose by small operations than its layers need.
@@ -32,7 +32,8 @@ class Choice:
         own, twin: rows of the hidden states; None where guidance does not count.
         weight: of guidance.
         places: of the codes in their picture. allowed: which they may be, from 0 on.
-        noise: of each code (`sampling.exponential`); none where the likeliest is taken.
+        noise: of each code (`sampling.exponential`), (codes allowed,); none where the likeliest is
+            taken.
     """
 
     own: int
@@ -44,7 +45,7 @@ class Choice:
     noise: Sequence[torch.Tensor]
 
 
-class Choices:
+class Chooser:
     """What C reads to choose codes, as long as a step holds. Build it with `of`."""
 
     def __init__(self, step: Step, head: TwoLayers, told: TwoLayers | None):
@@ -66,7 +67,7 @@ class Choices:
         self.floats = 2 * (3 * size + wide + codes + max(wide, 2 * size)) + 2 * (codes + LANES)
 
     @classmethod
-    def of(cls, step: Step) -> Choices | None:
+    def of(cls, step: Step) -> Chooser | None:
         """None where it cannot be: where C does not run the decoder, or a head or aim is none that
         step.c knows."""
         model = step.model
@@ -102,7 +103,7 @@ class Choices:
             into.table, into.chosen = addressof(codes), addressof(chosen)
             into.noise = None if noise is None else noise.data_ptr()
             into.count, into.weight, into.temperature = count, one.weight, sampling.temperature
-            into.top_k = min(sampling.top_k, self.heads.head.down.outputs)
+            into.top_k = int(min(sampling.top_k, self.heads.head.down.outputs))
             into.top_p, into.min_p = sampling.top_p, sampling.min_p
             kept.append((codes, noise))
             out.append(chosen)
@@ -117,6 +118,7 @@ class Choices:
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Noise of several codes as one tensor."""
     found = parts[0] if len(parts) == 1 else torch.cat([*parts])
     assert readable(found)
     return found
@@ -137,7 +139,7 @@ def by_torch(
     keeps some, C all.
 
     Args:
-        heads: the model, or its `Step`.
+        heads: the model, or its `Step`: what gives logits, and codes as the decoder reads them.
         hidden: (rows, D).
     """
     out: list[list[int]] = [[] for _ in due]

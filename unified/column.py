@@ -121,8 +121,9 @@ def linear(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def unhooked(module: nn.Module) -> bool:
-    """Whether it does what its class says."""
-    return not (module._forward_hooks or module._forward_pre_hooks)
+    """Whether it does what its class says: has no hooks, and no `forward` of its own."""
+    own = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+    return not own
 
 
 def plain(layer: Any) -> bool:

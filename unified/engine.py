@@ -300,17 +300,19 @@ class Engine:
     def codes(self, hidden: torch.Tensor, due: Sequence[Choice]) -> list[list[int]]:
         """The codes of each choice, from 0 on, by hidden states (rows, D)."""
         step = self.step  # another thread may take it away
-        if step is not None and step.choices is not None:
-            return step.choices(hidden, due)
+        if step is not None and step.chooser is not None:
+            return step.chooser(hidden, due)
         return by_torch(self.model, step or self.model, hidden, due)
 
     def _choice(self, row: Row) -> Choice:
-        """What a row's next codes are chosen by."""
+        """What a row's next codes are chosen by; takes their noise from its request."""
         start, at = self.vocabulary.image_start, row.at or 0
         ranges = row.grammar.choices() if row.at is None else self.plan[at]
         allowed = [range(own.start - start, own.stop - start) for own in ranges]  # type: ignore[union-attr]
         twin, sampling = row.twin if self.compares(row) else None, row.request.sampling
-        noise = [exponential(len(own), row.generator) for own in allowed if sampling.temperature]
+        noise = []
+        if sampling.temperature:
+            noise = [exponential(len(own), row.generator) for own in allowed]
         assert row.lane is not None
         return Choice(
             row.lane.place, None if twin is None else twin.place, self._weight(row),

@@ -311,7 +311,7 @@ class Fixed:
 
     def _make_noise(self, plan: Plan, sampled: Sequence[Sampling]) -> None:
         """What each choice takes from its lane's own chance: the same numbers, in the same order,
-        as `unified.sampling.exponential`. exp(-noise) is kept: 1 where there is none."""
+        as `unified.sampling.exponential`; 1, whose logarithm is 0, where there is none."""
         if not len(self.noise):
             shape = STEPS, self._rows, self.codes
             self.noise = torch.ones(shape, device=self.device)

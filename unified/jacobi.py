@@ -7,9 +7,8 @@ Every place has noise of its own, that which decoding one by one would draw ther
 with the logits (Gumbel-max), so what the iteration ends in is that picture, code for code
 (https://arxiv.org/abs/2002.03629; of pictures, with rejection in place of coupled noise,
 https://arxiv.org/abs/2410.01699). It holds as far as a pass over several columns and a step over
-one round alike, and torch's choice here and C's there: in fp32. A window costs more than a step;
-whether fewer passes pay depends on the device. One request at a time. Knows nothing of how words
-are written: the engine does that.
+one round alike: in fp32. A window costs more than a step; whether fewer passes pay depends on the
+device. One request at a time. Knows nothing of how words are written: the engine does that.
 """
 
 from __future__ import annotations
@@ -232,7 +231,9 @@ class _Picture:
         guide = self.guide
         if guide is None:
             size = self.model.config.text_config.hidden_size
-            guide = torch.zeros(len(self.lengths), 1, size, device=self.device)
+            guide = torch.zeros(
+                len(self.lengths), 1, size, device=self.device, dtype=self.model.dtype
+            )
         for k, token in zip(new, self._chosen(new, guide.expand(-1, len(new), -1)), strict=True):
             self.line[k] = token
 
@@ -255,18 +256,19 @@ class _Picture:
 
     def _chosen(self, at: Sequence[int], hidden: torch.Tensor) -> list[int]:
         """What line[k] holds for each k of `at` by its hidden states, (rows, len(at), D)."""
-        out, due, codes = [self.line[k] for k in at], [], []
+        out, due, chosen = [self.line[k] for k in at], [], []
         for n, k in enumerate(at):
             if self.plan[k - 1] is None:
-                codes.append(n)
+                chosen.append(n)
                 due.append(self._choice(n, n + len(at), self.layout.places[k - 1]))
         found = self.engine.codes(hidden.flatten(0, 1), due) if due else []
-        for n, (code,) in zip(codes, found, strict=True):
+        for n, (code,) in zip(chosen, found, strict=True):
             out[n] = self.start + code
         return out
 
     def _choice(self, own: int, twin: int, place: int) -> Choice:
-        """How the code of a place is chosen, by two rows of states and its noise."""
+        """How the code of a place is chosen, by two rows of states and its noise, which is drawn
+        for it and those before it where it was not."""
         sampling, length, codes = self.sampling, self.layout.image_length, self.layout.codes_at
         for before in range(len(self.noise), place + 1 if sampling.temperature else 0):
             self.noise.append(exponential(len(codes(before)), self.generator))

@@ -1,5 +1,5 @@
-"""The bidirectional transformer block that tokenizers, de-tokenizers and encoders are built of, and
-the decoder's norm."""
+"""The bidirectional transformer block that tokenizers, de-tokenizers and encoders are built of, the
+decoder's norm, and what a model's codes go through beside its decoder."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Sampling:
             "guidance_start": (0, 1),
             "guidance_end": (0, 1),
         }
-        if not isinstance(self.top_k, int):
+        if self.top_k % 1:
             raise ValueError(f"top_k is {self.top_k}; it is a whole number, 0 keeps all")
         for name, (low, high) in limits.items():
             value = getattr(self, name)

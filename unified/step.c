@@ -574,7 +574,7 @@ static long chosen(const float *logits, long count, const Next *c, const float *
         x[k] = c->temperature > 0 ? logits[k] / c->temperature : logits[k];
         if (x[k] > top) top = x[k], found = k;
     }
-    if (c->temperature == 0) return found;
+    if (c->temperature == 0 || isinf(top)) return found;
     float low = c->min_p > 0 ? top + logf(c->min_p) : -INFINITY;
     if (c->top_p < 1 || c->top_k > 0) low = least(x, count, low, c, room + whole);
     for (long k = count; k < whole; k++) x[k] = -INFINITY;

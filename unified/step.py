@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unified.choices import Choices
+from unified.choices import Chooser
 from unified.column import Column, follows, linear, plain, plain_mlp
 from unified.layers import CodeEmbedding
 from unified.packed import Part
@@ -75,7 +75,7 @@ class Step:
             self.met = torch.zeros(shape[0], dtype=torch.bool, device=device)
         self.mark = mark(model)  # with weights where they now lie
         self.compiled = Column.of(self)
-        self.choices = Choices.of(self)
+        self.chooser = Chooser.of(self)
         self.lasting = lasting(model)
 
     @classmethod
@@ -290,14 +290,13 @@ def _added(module: Any) -> tuple[Any, ...]:
 def lasting(model: Any) -> bool:
     """Whether a change of weights shows in `mark`: not of views of an optimizer's flat buffer."""
     groups: list[list[Any]] = []
-    joins = model.config.text_config.model_type in DECODERS
-    if not joins:
-        groups += [[p] for p in model.decoder.parameters()]
-    for layer in model.decoder.layers if joins else ():
-        for group in _products(layer):
+    if model.config.text_config.model_type in DECODERS:  # whose products are joined
+        for group in (group for layer in model.decoder.layers for group in _products(layer)):
             if type(group[0]) is nn.Linear:
                 groups += [[part.weight for part in group]]
                 groups += [[part.bias for part in group]] if group[0].bias is not None else []
+    else:
+        groups += [[p] for p in model.decoder.parameters()]
     codes = (model.code_embedding, model.code_aligner)
     groups += [[p] for part in codes if part is not None for p in part.parameters()]
     return all(

@@ -25,18 +25,7 @@ SMALL = 64e6  # parameters; a smaller model is written in parts that any host of
 def read(folder: Path, attention: str, dtype: Any) -> Made:
     """What `write` wrote, checked against its manifest: see `unified.families.read`."""
     checkpoint.verify(folder)
-    try:
-        model, found = UnifiedForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, local_files_only=True,
-            use_safetensors=True, output_loading_info=True,
-        )  # fmt: skip
-    except (OSError, KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise checkpoint.CheckpointError(f"{folder}: cannot be read as a model: {reason}") from None
-    for keys, what in (("missing_keys", "lacks"), ("unexpected_keys", "has the unknown")):
-        if found[keys]:
-            raise checkpoint.CheckpointError(f"{folder}: {what} {min(found[keys])}; it was not"
-                                             " written from a whole model")  # fmt: skip
+    model = model_in(folder, dtype=dtype, attn_implementation=attention)
     template = folder / "chat_template.jinja"
     processor = UnifiedProcessor.of(
         model.config,
@@ -47,6 +36,32 @@ def read(folder: Path, attention: str, dtype: Any) -> Made:
     sampling = Sampling(**json.loads((folder / SAMPLING).read_text()))
     revision = checkpoint.sha256(folder / checkpoint.MANIFEST)[:12]
     return Made(model, processor, codec, sampling, revision)
+
+
+def model_in(folder: Path, begun: str | None = None, **how: Any) -> UnifiedForConditionalGeneration:
+    """The model of a folder.
+
+    Args:
+        begun: beginning of the keys that may be missing, as they are new, or left over.
+        how: to transformers' `from_pretrained`.
+
+    Raises:
+        CheckpointError: weights cannot be read, are missing, or belong to no such model.
+    """
+    try:
+        model, found = UnifiedForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **how
+        )
+    except (OSError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise checkpoint.CheckpointError(f"{folder}: cannot be read as a model: {reason}") from None
+    for keys, what in (("missing_keys", "lacks"), ("unexpected_keys", "has the unknown")):
+        wrong = [key for key in found[keys] if begun is None or not key.startswith(begun)]
+        if wrong:
+            raise checkpoint.CheckpointError(f"{folder}: {what} {min(wrong)}; it was not"
+                                             " written from a whole model")  # fmt: skip
+    assert isinstance(model, UnifiedForConditionalGeneration)
+    return model
 
 
 def write(made: Made, folder: Path, *, half: bool = False) -> None:
