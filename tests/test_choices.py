@@ -75,7 +75,7 @@ def test_c_chooses_as_torch_does(tiny: Unified, slope: int, weights: str | None)
         hidden = 3 * torch.randn(2 * rows, handle.model.config.text_config.hidden_size)
         wanted = due(handle.engine, rng, rows)
         found = chooser(hidden, wanted)
-        assert found == by_torch(handle.model, handle.model, hidden, wanted)
+        assert found == by_torch(handle.model, hidden, wanted)
         assert found == [codes for one in wanted for codes in chooser(hidden, [one])]
         for codes, one in zip(found, wanted, strict=True):
             assert all(code in own for code, own in zip(codes, one.allowed, strict=True))
@@ -86,7 +86,7 @@ def test_every_kind_of_cpu_chooses_the_same(tiny: Unified, other_cpu: CDLL) -> N
     handle, rng = reordered(tiny), random.Random(3)
     chooser, wanted = compiled(handle), due(handle.engine, rng, 5)
     hidden = 3 * torch.randn(10, handle.model.config.text_config.hidden_size)
-    assert chooser(hidden, wanted) == by_torch(handle.model, handle.model, hidden, wanted)
+    assert chooser(hidden, wanted) == by_torch(handle.model, hidden, wanted)
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def test_weights_that_are_replaced_are_followed(tiny: Unified) -> None:
     followed = compiled(handle)
     assert followed is not chooser
     found = followed(hidden, wanted)
-    assert found == by_torch(handle.model, handle.model, hidden, wanted) != before
+    assert found == by_torch(handle.model, hidden, wanted) != before
 
 
 @torch.no_grad()

@@ -132,15 +132,10 @@ def _two_layers(layers: Any) -> TwoLayers | None:
     return None if up is None or down is None else TwoLayers(up, down)
 
 
-def by_torch(
-    model: Any, heads: Any, hidden: torch.Tensor, due: Sequence[Choice]
-) -> list[list[int]]:
+def by_torch(model: Any, hidden: torch.Tensor, due: Sequence[Choice]) -> list[list[int]]:
     """The codes that each of `due` writes, from 0 on. Of equal logits where a filter cuts the sort
     keeps some, C all.
-
-    Args:
-        heads: the model, or its `Step`: what gives logits, and codes as the decoder reads them.
-        hidden: (rows, D).
+    hidden: (rows, D).
     """
     out: list[list[int]] = [[] for _ in due]
     for n in range(max(len(one.places) for one in due)):
@@ -153,10 +148,10 @@ def by_torch(
             beside = torch.zeros_like(states)
             if n:
                 codes = torch.tensor([out[k] for k in both], device=hidden.device)
-                known = heads.coded(codes.flatten(), places[:, :-1].flatten())
+                known = model.coded(codes.flatten(), places[:, :-1].flatten())
                 beside = known.unflatten(0, codes.shape).sum(1)
             states = model.aim(states, places[:, -1], beside)
-        logits = heads.image_logits(states).float()
+        logits = model.image_logits(states).float()
         own = dict(zip(live, logits, strict=False))
         for k, without in zip(twins, logits[len(live) :], strict=True):
             own[k] = without + due[k].weight * (own[k] - without)

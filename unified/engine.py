@@ -302,7 +302,7 @@ class Engine:
         step = self.step  # another thread may take it away
         if step is not None and step.chooser is not None:
             return step.chooser(hidden, due)
-        return by_torch(self.model, step or self.model, hidden, due)
+        return by_torch(self.model, hidden, due)
 
     def _choice(self, row: Row) -> Choice:
         """What a row's next codes are chosen by; takes their noise from its request."""

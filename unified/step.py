@@ -168,14 +168,6 @@ class Step:
         logits: torch.Tensor = self.model.text_logits(hidden)
         return logits
 
-    def image_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """As the model's, of a few rows (N, D)."""
-        head = self.model.image_head
-        if self.compiled is not None and plain_mlp(head):
-            return _mlp(head, hidden)
-        logits: torch.Tensor = self.model.image_logits(hidden)
-        return logits
-
     def reach(self, count: int) -> None:
         """Know the rotations of positions 0..count."""
         if count > len(self.cos):
@@ -258,11 +250,6 @@ def _plain_codes(model: Any) -> bool:
     return type(table) is CodeEmbedding and plain_mlp(aligner)
 
 
-def _mlp(module: Any, x: torch.Tensor) -> torch.Tensor:
-    """A plain one in C, of few rows."""
-    return linear(module.down, F.gelu(linear(module.up, x)))
-
-
 def mark(model: Any) -> tuple[Any, ...]:
     """What a model computes with: modules, memory and values of weights, adapters, hooks.
 
@@ -280,7 +267,8 @@ def mark(model: Any) -> tuple[Any, ...]:
 def _added(module: Any) -> tuple[Any, ...]:
     """What is switched on at a module beside its weights: hooks, and peft's adapters."""
     hooks = (*module._forward_pre_hooks, *module._forward_hooks)
-    if "_active_adapter" not in module.__dict__:
+    name = "_active_adapter"  # of the class or its own; to ask a module for what it lacks is slow
+    if name not in module.__dict__ and not hasattr(type(module), name):
         return hooks
     scales = tuple(getattr(module, "scaling", {}).items())
     merged = tuple(getattr(module, "merged_adapters", ()))
