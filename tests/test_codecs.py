@@ -547,10 +547,11 @@ def test_gradients_reach_the_encoder_and_never_the_teacher() -> None:
     codec = _seed().train()
     assert isinstance(codec, SeedTokenizer)
     codec.teacher.requires_grad_(False)
-    numbers = codec.quantizer.numbers(codec.embeddings(media_for(codec)))
-    quantized, _, loss = codec.quantizer.rounded(numbers)
-    prior = codec.prior(quantized, codec.quantizer.shares(numbers))
-    (codec.reverse(quantized, torch.tensor([6, 3])).sum() + loss + prior).backward()
+    quantized, codes, loss = codec.quantizer(codec.embeddings(media_for(codec)))
+    given = torch.tensor([6, 3])
+    (
+        codec.reverse(quantized, given).sum() + loss + codec.prior(quantized, codes[..., 0])
+    ).backward()
     assert codec.qformer.queries.grad is not None and codec.qformer.queries.grad.abs().sum() > 0
     assert all(p.grad is None for p in codec.teacher.parameters())
 

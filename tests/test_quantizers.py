@@ -33,21 +33,6 @@ def test_codes_stand_for_what_was_quantized(quantizer: Any) -> None:
     )
 
 
-def test_shares_are_of_the_codes_near_and_move_the_numbers() -> None:
-    torch.manual_seed(0)
-    quantizer = FiniteScalar(16, (4, 3, 5))
-    numbers = quantizer.numbers(torch.randn(4, 30, 16)).detach().requires_grad_(True)
-    _, codes, _ = quantizer.rounded(numbers)
-    shares = quantizer.shares(numbers)
-    shares[..., 7].sum().backward()
-    torch.testing.assert_close(shares.sum(-1), torch.ones(4, 30))
-    assert torch.equal(shares.argmax(-1), codes[..., 0])
-    assert numbers.grad is not None
-    with torch.no_grad():
-        moved = quantizer.shares(numbers + 0.01 * numbers.grad)
-    assert moved[..., 7].sum() > shares[..., 7].sum()
-
-
 @pytest.mark.parametrize("cosine", [False, True])
 def test_codebooks_are_placed_once_and_passed_by_before(cosine: bool) -> None:
     torch.manual_seed(0)

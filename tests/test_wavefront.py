@@ -79,6 +79,12 @@ def test_the_default_picture_takes_12_steps_of_33() -> None:
     assert raster(1, 5).lags == (0,) * 5
 
 
+def test_a_step_writes_first_codes_of_tiles_first() -> None:
+    for step in wavefront(4, 5, 2, 3, 1).steps[1:]:
+        numbers = [(code - 1) % 3 for code in step]
+        assert numbers == sorted(numbers)
+
+
 def test_what_is_no_pattern_is_named() -> None:
     for wrong, words in (
         ({"pattern": "zigzag"}, "unknown pattern 'zigzag'; one of raster, wavefront"),

@@ -59,38 +59,11 @@ class FiniteScalar(Quantizer):
         self.sizes = (int(self.fsq.codebook_size),) * count
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.rounded(self.numbers(x))
-
-    def numbers(self, x: torch.Tensor) -> torch.Tensor:
-        """What is rounded, (B, N, width) -> (B, N, count * levels)."""
         with torch.autocast(x.device.type, enabled=False):
-            inner = self.inward(x.float()).transpose(1, 2)
-            out: torch.Tensor = self.spread(inner).transpose(1, 2)
-            return out
-
-    def rounded(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As `forward`, of what `numbers` gave."""
-        with torch.autocast(numbers.device.type, enabled=False):
-            rounded, codes = self.fsq(numbers)
-            loss = self.pull * self._left_out(numbers) if self.training else numbers.new_zeros(())
+            inner = self.spread(self.inward(x.float()).transpose(1, 2)).transpose(1, 2)
+            rounded, codes = self.fsq(inner)
+            loss = self.pull * self._left_out(inner) if self.training else inner.new_zeros(())
             return self.outward(rounded), codes.long(), loss
-
-    def shares(self, numbers: torch.Tensor) -> torch.Tensor:
-        """(B, N, size): how near each code of the only codebook is: 1 where the numbers lie on it,
-        and in between what a number lacks of one level is the next one's. It has a gradient where
-        rounding has none: what asks for another code can move the numbers there."""
-        out = numbers.new_ones(*numbers.shape[:2], 1)
-        for place, levels in zip(self._places(numbers), self.levels, strict=True):
-            level = torch.arange(levels, device=place.device)
-            near = F.relu(1 - (place[..., None] - level).abs())
-            # of a code the first number counts fastest
-            out = (near[..., None] * out[..., None, :]).flatten(2)
-        return out
-
-    def _places(self, numbers: torch.Tensor) -> list[torch.Tensor]:
-        """Where each number of a code lies among its levels, 0 .. levels - 1."""
-        bounded = (numbers.tanh() + 1) / 2
-        return [(n - 1) * bounded[..., k] for k, n in enumerate(self.levels)]
 
     def _left_out(self, inner: torch.Tensor) -> torch.Tensor:
         """How far codes are below a tenth of an even share of vectors (B, N, count * levels), in
@@ -99,7 +72,8 @@ class FiniteScalar(Quantizer):
         flat = inner.flatten(0, 1)
         flat = flat[:: -(-len(flat) * size // SHARES)].unflatten(1, (len(self.sizes), -1))
         share = flat.new_ones(*flat.shape[:2], 1)
-        for place, levels in zip(self._places(flat), self.levels, strict=True):
+        for number, levels in enumerate(self.levels):
+            place = (levels - 1) * (flat[..., number].tanh() + 1) / 2
             apart = place[..., None] - torch.arange(levels, device=place.device)
             near = (-2 * apart.square()).softmax(-1)
             share = (share[..., None] * near[..., None, :]).flatten(2)

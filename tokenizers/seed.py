@@ -214,16 +214,13 @@ class Prior(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, config.codebook_size)
 
-    def forward(self, vectors: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy (nats a code) of codes, from the vectors (B, Q, D) before each.
-
-        shares: (B, Q, codes), of each code in what was written (`FiniteScalar.shares`).
-        """
+    def forward(self, vectors: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy (nats a code) of codes (B, Q), from the vectors before each."""
         x = torch.cat([self.first.expand(len(vectors), 1, -1), self.embed(vectors[:, :-1])], 1)
         x = x + self.position
         for block in self.blocks:
             x = block(x)
-        return F.cross_entropy(self.head(self.norm(x)).flatten(0, 1).float(), shares.flatten(0, 1))
+        return F.cross_entropy(self.head(self.norm(x)).flatten(0, 1).float(), codes.flatten())
 
 
 class SeedTokenizer(Codec):

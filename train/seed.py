@@ -89,14 +89,11 @@ class SeedStage(_Pairs):
 
     causal: InfoNCE between the last causal query and the teacher's embedding of the words.
     codes: cosine of the teacher's features and embedding rebuilt from a random prefix of the codes,
-        the same InfoNCE on the last code, and what the prior cannot foretell, which moves the codes
-        that it foretells as well as what it foretells them from.
+        the same InfoNCE on the last code, and a little of the prior's cross-entropy.
     flow: the velocity of the picture decoder, conditioned on a random prefix.
     """
 
-    # Weight of the prior's loss (LARP has 0.06), after so many steps in which it grows: to say the
-    # same thing always is foretold best of all, so codes must mean something before it counts.
-    PRIOR, GROWS = 0.08, 1000
+    PRIOR = 0.02  # weight of the prior's loss; LARP has 0.06
 
     def __init__(
         self, name: str, codec: SeedTokenizer, teacher: Teacher, text: TextTokenizer, size: int,
@@ -134,18 +131,16 @@ class SeedStage(_Pairs):
         if self.name == "causal":
             last = F.normalize(self.codec.to_text(self.codec.qformer(features)[:, -1]), dim=-1)
             return info_nce(last, words), {"right": _right(last, words)}
-        numbers = self.codec.quantizer.numbers(self.codec.qformer(features))
-        quantized, codes, commitment = self.codec.quantizer.rounded(numbers)
+        quantized, codes, commitment = self.codec.quantizer(self.codec.qformer(features))
         rebuilt = self.codec.reverse(quantized, given)
         near = 1 - F.cosine_similarity(self.codec.to_features(rebuilt), features, dim=-1).mean()
         whole = self.codec.to_embedding(rebuilt.mean(1))
         same = 1 - F.cosine_similarity(whole, embedding, dim=-1).mean()
         last = F.normalize(self.codec.code_to_text(quantized[:, -1]), dim=-1)
         said = info_nce(last, words)
-        prior = self.codec.prior(quantized, self.codec.quantizer.shares(numbers))
+        prior = self.codec.prior(quantized, codes[..., 0])
         spread, used = perplexity(codes, self.codec.config.codebook_size)
-        weight = self.PRIOR * min(1.0, step / self.GROWS)
-        loss = 2 * near + same + 0.1 * said + weight * prior + commitment
+        loss = 2 * near + same + 0.1 * said + self.PRIOR * prior + commitment
         return loss, {
             "features": near.item(), "embedding": same.item(), "words": said.item(),
             "prior": prior.item(), "perplexity": spread,

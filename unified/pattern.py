@@ -72,15 +72,18 @@ def wavefront(rows: int, columns: int, slope: int = 1, codes: int = 1, lead: int
     + columns - 1 steps; with 2 each tile has the one above it to the right behind it, too.
 
     Args:
-        codes: of a tile, each a step after the one before it.
+        codes: of a tile, each a step after the one before it. A step writes tiles' first codes
+            first: they are the hardest to foretell, and are told of each other alone.
         lead: codes before those of all tiles, each a step of its own.
     """
     _check_slope(slope)
     index = [(k, k, k) for k in range(lead)]
-    for place in range(rows * columns * codes):
-        tile, code = divmod(place, codes)
-        row, column = divmod(tile, columns)
-        index.append((lead + column + slope * row + code, place, lead + place))
+    tiles = rows * columns
+    for code in range(codes):
+        for tile in range(tiles):
+            row, column = divmod(tile, columns)
+            step = lead + column + slope * row + code
+            index.append((step, code * tiles + tile, lead + tile * codes + code))
     return _stepped(index)
 
 
