@@ -63,11 +63,17 @@ class TwoLayers(Structure):
     _fields_ = [("up", Weights), ("down", Weights)]
 
 
+class Told(Structure):
+    """Of an aim."""
+
+    _fields_ = [("gate", Weights), ("told", Weights), ("down", Weights)]
+
+
 class Heads(Structure):
     """What codes are chosen with."""
 
     _fields_ = [
-        ("head", TwoLayers), ("told", TwoLayers),
+        ("head", TwoLayers), ("aim", Told),
         *((name, c_void_p) for name in ("place", "codes", "where")), ("size", c_long),
     ]  # fmt: skip
 
