@@ -35,8 +35,7 @@ def settings(rng: random.Random) -> Sampling:
 
 def due(engine: Engine, rng: random.Random, rows: int) -> list[Choice]:
     """Next codes of some rows, each at a step of its own; every second row of states is a twin."""
-    start, order, found = engine.vocabulary.image_start, engine.layout.order, []
-    told = order.by_step(order.beside)
+    start, found = engine.vocabulary.image_start, []
     at = [k for k, step in enumerate(engine.plan) if isinstance(step[0], range)]
     for k in range(rows):
         step, sampling = rng.choice(at), settings(rng)
@@ -44,7 +43,7 @@ def due(engine: Engine, rng: random.Random, rows: int) -> list[Choice]:
         allowed = [range(own.start - start, own.stop - start) for own in engine.plan[step]]
         found.append(Choice(
             own=2 * k, twin=rng.choice([None, 2 * k + 1]), weight=rng.uniform(0, 5),
-            places=order.steps[step], beside=told[step], allowed=allowed, sampling=sampling,
+            places=engine.layout.order.steps[step], allowed=allowed, sampling=sampling,
             noise=[exponential(len(own), generator) for own in allowed if sampling.temperature],
         ))  # fmt: skip
     return found
@@ -92,7 +91,7 @@ def test_every_kind_of_cpu_chooses_the_same(tiny: Unified, other_cpu: CDLL) -> N
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "part", ["image_head", "image_head.up", "code_aim", "code_aim.told", "code_place"]
+    "part", ["image_head", "image_head.up", "code_aim", "code_aim.told.down", "code_place"]
 )
 def test_what_is_hooked_is_left_to_torch(tiny: Unified, part: str) -> None:
     handle = reordered(tiny)

@@ -25,7 +25,7 @@ from unified.configuration import UnifiedConfig
 from unified.engine import Engine, Request
 from unified.handle import DEFAULT, Unified, load
 from unified.modeling import IGNORE, UnifiedForConditionalGeneration
-from unified.pattern import Pattern, delay, pictured, raster, wavefront
+from unified.pattern import pictured, raster, wavefront
 from unified.processing import UnifiedProcessor
 from unified.sampling import Sampling
 from unified.sequence import Frame, Layout, Picture, Text, Turn
@@ -77,22 +77,6 @@ def test_the_default_picture_takes_12_steps_of_33() -> None:
     assert pictured("wavefront", 16, (4, 4)) == wavefront(4, 4, 2)
     assert pictured("raster", 33, (4, 4)) is None
     assert raster(1, 5).lags == (0,) * 5
-    for sizes, kinds, words in (((2, 2), (), "steps of"), ((), (0, 1), "kinds of 2 codes, of 3")):
-        with pytest.raises(ValueError, match=words):
-            Pattern((2, 0, 1), sizes, kinds)
-
-
-def test_codes_are_told_of_those_of_their_kind_alone() -> None:
-    """A step writes tiles' first codes, then their second ones, ..."""
-    pattern = wavefront(4, 5, 2, 3, 1)
-    for step, beside in zip(pattern.steps, pattern.by_step(pattern.beside), strict=True):
-        kinds = [(code - 1) % 3 for code in step]
-        assert kinds == sorted(kinds) or step == (0,)
-        assert list(beside) == [kinds[:k].count(kind) for k, kind in enumerate(kinds)]
-    default = wavefront(4, 4, 2, 2, 1)
-    assert max(default.beside) == 1 and max(default.lags) == 3
-    assert delay(9, 4).beside == (0,) * 36 == raster(6, 6).beside
-    assert wavefront(3, 3, 1).beside == (0, 0, 1, 0, 1, 2, 0, 1, 0)
 
 
 def test_what_is_no_pattern_is_named() -> None:
@@ -152,7 +136,7 @@ def reordered(handle: Unified, slope: int = 2) -> Unified:
     image.pattern, image.slope, image.grid = "wavefront", slope, handle.codec.spec.grid
     model = UnifiedForConditionalGeneration(config)
     model.load_state_dict(handle.model.state_dict(), strict=False)
-    assert model.code_aim is not None and not model.code_aim.down.weight.any()
+    assert model.code_aim is not None and not model.code_aim.told.down.weight.any()
     return finished(model, handle.processor.tokenizer, handle.codec)
 
 
@@ -306,17 +290,15 @@ def test_what_training_predicts_by_is_what_decoding_chose_by(handle: Unified) ->
     shift = vocabulary.image_start
     nll: list[torch.Tensor] = []
     for step, books in zip(layout.order.steps, layout.steps, strict=True):
-        state, inputs = hidden[start + len(nll)][None], hidden.new_empty(0, hidden.shape[-1])
-        for k, (place, book) in enumerate(zip(step, books, strict=True)):
+        state, before = hidden[start + len(nll)][None], torch.zeros(1, hidden.shape[-1])
+        for place, book in zip(step, books, strict=True):
+            own = model.image_logits(model.code_aim(state, torch.tensor([place]), before))
             at = start + 1 + len(nll)
-            others = inputs[k - layout.order.beside[len(nll)] :].sum(0, keepdim=True)
-            own = model.image_logits(model.code_aim(state, torch.tensor([place]), others))
             assert isinstance(book, range)
             inside = own[0, book.start - shift : book.stop - shift]
             assert book.start + int(inside.argmax()) == ids[at]
             nll.append(F.cross_entropy(own[0], torch.tensor(ids[at] - shift)))
-            new = model.coded(row[0, at : at + 1] - shift, torch.tensor([place]))
-            inputs = torch.cat([inputs, new])
+            before = before + model.coded(row[0, at : at + 1] - shift, torch.tensor([place]))
     labels = torch.full_like(row, IGNORE)
     end = start + layout.image_length
     labels[0, start:end] = row[0, start + 1 : end + 1]
@@ -350,9 +332,9 @@ def test_weights_of_another_version_are_not_taken_up(tiny: Unified, tmp_path: Pa
     again = taken_up(tmp_path / "wave", tiny.codec, "cpu")
     assert all(map(torch.equal, aim(again), aim(model)))
     assert taken_up(tmp_path / "wave", tiny.codec, "cpu", "raster").code_aim is None
-    model.code_aim.gate = torch.nn.Identity()  # type: ignore[assignment]
+    model.code_aim.told = torch.nn.Linear(1, 1)  # type: ignore[assignment]
     model.save_pretrained(tmp_path / "other")
-    with pytest.raises(CheckpointError, match=r"other: lacks code_aim\.gate"):
+    with pytest.raises(CheckpointError, match=r"other: lacks code_aim\.told"):
         taken_up(tmp_path / "other", tiny.codec, "cpu", "wavefront")
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from unified.column import LANES, held, plain, plain_mlp, readable, unhooked, weights
+from unified.column import LANES, held, plain_mlp, readable, unhooked, weights
 from unified.layers import Aim
-from unified.native import Heads, Next, Told, TwoLayers, library
+from unified.native import Heads, Next, TwoLayers, library
 from unified.sampling import Sampling, noisiest
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class Choice:
     Attributes:
         own, twin: rows of the hidden states; None where guidance does not count.
         weight: of guidance.
-        places: of the codes in their picture. beside: how many before each of them it is told of
-            (`Pattern.beside`). allowed: which they may be, from 0 on.
+        places: of the codes in their picture. allowed: which they may be, from 0 on.
         noise: of each code (`sampling.exponential`), (codes allowed,); none where the likeliest is
             taken.
     """
@@ -41,7 +40,6 @@ class Choice:
     twin: int | None
     weight: float
     places: Sequence[int]
-    beside: Sequence[int]
     allowed: Sequence[range]
     sampling: Sampling
     noise: Sequence[torch.Tensor]
@@ -50,7 +48,7 @@ class Choice:
 class Chooser:
     """What C reads to choose codes, as long as a step holds. Build it with `of`."""
 
-    def __init__(self, step: Step, head: TwoLayers, told: Told | None):
+    def __init__(self, step: Step, head: TwoLayers, told: TwoLayers | None):
         model = step.model
         size, codes = head.up.inputs, head.down.outputs
         aim, where = model.code_aim, model.code_place
@@ -58,15 +56,15 @@ class Chooser:
         self.heads = Heads(head=head, size=size)
         if told is not None:
             step.fill()
-            parts += [*aim.children(), *([] if where is None else [where])]
-            self.heads.aim, self.heads.place = told, aim.place.data_ptr()
+            parts += [aim.told.up, aim.told.down, *([] if where is None else [where])]
+            self.heads.told, self.heads.place = told, aim.place.data_ptr()
             self.heads.codes = step.table.data_ptr()  # type: ignore[union-attr]
             if where is not None:
                 self.heads.where = where.weight.data_ptr()
         self.held = [*parts, *held(parts)]  # C reads where they lie, so they have to stay there
         self.held += [] if told is None else [step.table, aim.place.detach()]
-        wide = max(head.up.outputs, 0 if told is None else told.gate.outputs)
-        self.floats = 2 * (2 * size + 2 * wide + codes + max(wide, size)) + 2 * (codes + LANES)
+        wide = max(layers.up.outputs for layers in (head, told) if layers is not None)
+        self.floats = 2 * (3 * size + wide + codes + max(wide, 2 * size)) + 2 * (codes + LANES)
 
     @classmethod
     def of(cls, step: Step) -> Chooser | None:
@@ -81,7 +79,7 @@ class Chooser:
             return cls(step, found, None)
         if type(aim) is not Aim or not unhooked(aim) or step.table is None:
             return None
-        tables, told = [step.table, aim.place], _told(aim)
+        tables, told = [step.table, aim.place], _two_layers(aim.told)
         if where is not None:
             if type(where) is not nn.Embedding or not unhooked(where):
                 return None
@@ -96,8 +94,8 @@ class Chooser:
         rows, out, kept = (Next * len(due))(), [], []
         for into, one in zip(rows, due, strict=True):
             sampling, count = one.sampling, len(one.places)
-            table = [x for at, beside, own in zip(one.places, one.beside, one.allowed, strict=True)
-                     for x in (at, beside, own.start, own.stop)]  # fmt: skip
+            table = [x for at, own in zip(one.places, one.allowed, strict=True)
+                     for x in (at, own.start, own.stop)]  # fmt: skip
             codes, chosen = (c_int64 * len(table))(*table), (c_int64 * count)()
             noise = _joined(one.noise) if sampling.temperature else None
             into.own = start + one.own * row
@@ -134,12 +132,6 @@ def _two_layers(layers: Any) -> TwoLayers | None:
     return None if up is None or down is None else TwoLayers(up, down)
 
 
-def _told(aim: Aim) -> Told | None:
-    """As `_two_layers`, of an aim."""
-    parts = [weights(part) if plain(part) else None for part in (aim.gate, aim.told, aim.down)]
-    return None if None in parts else Told(*parts)
-
-
 def by_torch(model: Any, hidden: torch.Tensor, due: Sequence[Choice]) -> list[list[int]]:
     """The codes that each of `due` writes, from 0 on. Of equal logits where a filter cuts the sort
     keeps some, C all.
@@ -152,16 +144,13 @@ def by_torch(model: Any, hidden: torch.Tensor, due: Sequence[Choice]) -> list[li
         both = (*live, *twins)
         states = hidden[[*(due[k].own for k in live), *(due[k].twin for k in twins)]]
         if model.code_aim is not None:
+            places = torch.tensor([due[k].places[: n + 1] for k in both], device=hidden.device)
             beside = torch.zeros_like(states)
-            for row, k in enumerate(both):
-                others = slice(n - due[k].beside[n], n)
-                if not out[k][others]:
-                    continue
-                codes = torch.tensor(out[k][others], device=hidden.device)
-                where = torch.tensor(due[k].places[others], device=hidden.device)
-                beside[row] = model.coded(codes, where).sum(0)
-            places = torch.tensor([due[k].places[n] for k in both], device=hidden.device)
-            states = model.aim(states, places, beside)
+            if n:
+                codes = torch.tensor([out[k] for k in both], device=hidden.device)
+                known = model.coded(codes.flatten(), places[:, :-1].flatten())
+                beside = known.unflatten(0, codes.shape).sum(1)
+            states = model.aim(states, places[:, -1], beside)
         logits = model.image_logits(states).float()
         own = dict(zip(live, logits, strict=False))
         for k, without in zip(twins, logits[len(live) :], strict=True):

@@ -153,9 +153,7 @@ class Engine:
         self.aside: bool | None = None
         self._beside: ThreadPoolExecutor | None = None
         self._stream: torch.cuda.Stream | None = None  # of that thread
-        order = self.layout.order
-        self.plan, self._places = self.layout.steps, order.steps
-        self._told = order.by_step(order.beside)
+        self.plan, self._places = self.layout.steps, self.layout.order.steps
         chosen = [isinstance(step[0], range) for step in self.plan]
         self._chosen = tuple(accumulate(chosen, initial=0))  # steps before each that wrote codes
         self._last = max(k for k, codes in enumerate(chosen) if codes)
@@ -316,10 +314,9 @@ class Engine:
         if sampling.temperature:
             noise = [exponential(len(own), row.generator) for own in allowed]
         assert row.lane is not None
-        step = self._chosen[at]
         return Choice(
             row.lane.place, None if twin is None else twin.place, self._weight(row),
-            self._places[step], self._told[step], allowed, sampling, noise,
+            self._places[self._chosen[at]], allowed, sampling, noise,
         )  # fmt: skip
 
     def _forced(self, row: Row) -> int:

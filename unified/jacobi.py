@@ -275,7 +275,7 @@ class _Picture:
         allowed = codes(place)
         return Choice(
             own, twin if sampling.guides(place, length) else None, sampling.weight(place, length),
-            (place,), (0,), (range(allowed.start - self.start, allowed.stop - self.start),),
+            (place,), (range(allowed.start - self.start, allowed.stop - self.start),),
             sampling, self.noise[place : place + 1],
         )  # fmt: skip
 

@@ -32,28 +32,24 @@ class MLP(nn.Module):
 
 class Aim(nn.Module):
     """What the image head is told of a code that shares its step with others: its place, and the
-    codes of its step and kind that are written before it (`Pattern.beside`), as the decoder reads
-    them. The decoder runs once a step; this is all that keeps two codes of a step from both
-    beginning one thing: what the one was times what the other would be.
+    codes of its step that are written before it, as the decoder reads them. The decoder runs once a
+    step; this is all that keeps two codes of a step from both beginning one thing.
 
-    Nothing is told at first, so that weights of raster order begin as they are; and ever, where
-    nothing stands beside.
+    Nothing is told at first, so that weights of raster order begin as they are.
     """
 
     def __init__(self, places: int, width: int):
         super().__init__()
         self.place = nn.Parameter(torch.zeros(places, width))
-        self.gate = nn.Linear(width, 2 * width)
-        self.told = nn.Linear(width, 2 * width, bias=False)
-        self.down = nn.Linear(2 * width, width, bias=False)
+        self.told = MLP(2 * width, width, width)
 
     def forward(
-        self, hidden: torch.Tensor, places: torch.Tensor, beside: torch.Tensor
+        self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor
     ) -> torch.Tensor:
-        """hidden (N, D), places (N,), beside (N, D), the sum of the decoder's inputs for the codes
-        beside each -> (N, D)."""
+        """hidden (N, D), places (N,), before (N, D), the sum of the decoder's inputs for the codes
+        of the same step that are written before each -> (N, D)."""
         aimed = hidden + self.place[places]
-        told: torch.Tensor = self.down(F.silu(self.gate(aimed)) * self.told(beside.to(aimed.dtype)))
+        told: torch.Tensor = self.told(torch.cat([aimed, before.to(aimed.dtype)], -1))
         return aimed + told
 
 

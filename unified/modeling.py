@@ -140,7 +140,8 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
             nn.init.normal_(module.position, std=0.02)
         elif isinstance(module, Aim):
             nn.init.zeros_(module.place)
-            nn.init.zeros_(module.down.weight)
+            nn.init.zeros_(module.told.down.weight)
+            nn.init.zeros_(module.told.down.bias)
         elif isinstance(module, CodeEmbedding):
             nn.init.normal_(module.weight, std=1.0)
 
@@ -203,10 +204,10 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         aligned: torch.Tensor = self.code_aligner(self.code_embedding(codes))
         return aligned
 
-    def aim(self, hidden: torch.Tensor, places: torch.Tensor, beside: torch.Tensor) -> torch.Tensor:
+    def aim(self, hidden: torch.Tensor, places: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """See `Aim.forward`."""
         assert self.code_aim is not None
-        aimed: torch.Tensor = self.code_aim(hidden, places, beside)
+        aimed: torch.Tensor = self.code_aim(hidden, places, before)
         return aimed
 
     def text_logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -340,20 +341,21 @@ class UnifiedForConditionalGeneration(PreTrainedModel):
         aimed. is_code: (B, S), whether a position's next id is a code that is a target."""
         if self.pattern is None or self.code_aim is None:
             return hidden[is_code]
-        pattern = self.pattern
-        tables = pattern.order, pattern.lags, pattern.beside
-        order, lags, beside = (torch.tensor(table, device=ids.device) for table in tables)
+        order, lags = (torch.tensor(table, device=ids.device)
+                       for table in (self.pattern.order, self.pattern.lags))  # fmt: skip
         vocabulary = self.config.vocabulary
         written = _since(ids, vocabulary.control("image"))[is_code]
         rows, last = is_code.nonzero(as_tuple=True)
-        back = torch.arange(max(pattern.beside), device=ids.device)  # from the last code on
-        like = back < beside[written][:, None]
+        lag = lags[written]
+        back = torch.arange(max(self.pattern.lags), device=ids.device)  # from the last code on
+        same = back < lag[:, None]
         codes = ids[rows[:, None], (last[:, None] - back).clamp_min(0)] - vocabulary.image_start
         places = order[(written[:, None] - 1 - back).clamp_min(0)]
-        others = hidden.new_zeros(*like.shape, hidden.shape[-1])
-        own = self.coded(codes[like], places[like]).to(others.dtype)
-        others = others.masked_scatter(like[..., None], own).sum(1)
-        return self.aim(hidden[rows, last - lags[written]], order[written], others)
+        beside = hidden.new_zeros(*same.shape, hidden.shape[-1])
+        own = self.coded(codes[same], places[same]).to(beside.dtype)
+        beside = beside.masked_scatter(same[..., None], own).sum(1)
+        aimed: torch.Tensor = self.code_aim(hidden[rows, last - lag], order[written], beside)
+        return aimed
 
     def _losses(
         self, head: Head, hidden: torch.Tensor, targets: torch.Tensor, size: int

@@ -63,17 +63,11 @@ class TwoLayers(Structure):
     _fields_ = [("up", Weights), ("down", Weights)]
 
 
-class Told(Structure):
-    """Of an aim."""
-
-    _fields_ = [("gate", Weights), ("told", Weights), ("down", Weights)]
-
-
 class Heads(Structure):
     """What codes are chosen with."""
 
     _fields_ = [
-        ("head", TwoLayers), ("aim", Told),
+        ("head", TwoLayers), ("told", TwoLayers),
         *((name, c_void_p) for name in ("place", "codes", "where")), ("size", c_long),
     ]  # fmt: skip
 

@@ -20,51 +20,29 @@ SLOPE = 2  # of a picture's wavefront
 
 @dataclass(frozen=True)
 class Pattern:
-    """The order of a picture's codes, or sound's.
-
-    Attributes:
-        order: the raster index of the code written k-th.
-        sizes: how many each step writes; one where left out.
-        kinds: of the code written k-th, which of its tile it is; one kind where left out.
-    """
+    """order[k] is the raster index of the code written k-th; sizes, how many each step writes, one
+    where left out."""
 
     order: tuple[int, ...]
     sizes: tuple[int, ...] = ()
-    kinds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if sorted(self.order) != list(range(len(self.order))):
             raise ValueError(f"not a permutation of {len(self.order)} codes: {self.order}")
         if self.sizes and (sum(self.sizes) != len(self.order) or min(self.sizes) < 1):
             raise ValueError(f"steps of {self.sizes} do not write {len(self.order)} codes")
-        if self.kinds and len(self.kinds) != len(self.order):
-            raise ValueError(f"kinds of {len(self.kinds)} codes, of {len(self.order)}")
 
     @property
     def steps(self) -> tuple[tuple[int, ...], ...]:
         """The raster indices that each step writes, in order."""
-        return self.by_step(self.order)
-
-    def by_step(self, written: Sequence[T]) -> tuple[tuple[T, ...], ...]:
-        """What every code has in written order, cut into steps."""
         ends = accumulate(self.sizes or (1,) * len(self.order), initial=0)
-        return tuple(tuple(written[start:end]) for start, end in pairwise(ends))
+        return tuple(self.order[start:end] for start, end in pairwise(ends))
 
     @property
     def lags(self) -> tuple[int, ...]:
         """Of each code in written order, how many of its step are written before it: all of a step
         are predicted from where the step before it ends."""
         return tuple(k for step in self.steps for k in range(len(step)))
-
-    @property
-    def beside(self) -> tuple[int, ...]:
-        """Of each code in written order, how many right before it are of its step and its kind:
-        what keeps two tiles of a step from both beginning one thing (`unified.layers.Aim`)."""
-        found: list[int] = []
-        for k, lag in enumerate(self.lags):
-            like = lag and (not self.kinds or self.kinds[k] == self.kinds[k - 1])
-            found.append(found[-1] + 1 if like else 0)
-        return tuple(found)
 
     def write(self, raster: Sequence[T]) -> list[T]:
         """Raster order -> written order."""
@@ -94,17 +72,15 @@ def wavefront(rows: int, columns: int, slope: int = 1, codes: int = 1, lead: int
     + columns - 1 steps; with 2 each tile has the one above it to the right behind it, too.
 
     Args:
-        codes: of a tile, each a step after the one before it. A step writes tiles' first codes,
-            then their second ones, ...
+        codes: of a tile, each a step after the one before it.
         lead: codes before those of all tiles, each a step of its own.
     """
     _check_slope(slope)
-    index = [(k, 0, k) for k in range(lead)]
-    for code in range(codes):
-        for tile in range(rows * columns):
-            row, column = divmod(tile, columns)
-            step = lead + column + slope * row + code
-            index.append((step, code, lead + tile * codes + code))
+    index = [(k, k, k) for k in range(lead)]
+    for place in range(rows * columns * codes):
+        tile, code = divmod(place, codes)
+        row, column = divmod(tile, columns)
+        index.append((lead + column + slope * row + code, place, lead + place))
     return _stepped(index)
 
 
@@ -149,6 +125,8 @@ def _check_slope(slope: int) -> None:
 
 
 def _stepped(index: list[tuple[int, int, int]]) -> Pattern:
-    """(step, kind, raster index) of every code -> the pattern."""
-    steps, kinds, order = zip(*sorted(index), strict=True)
-    return Pattern(order, tuple(steps.count(step) for step in sorted(set(steps))), kinds)
+    """(step, place within it, raster index) of every code -> the pattern."""
+    index = sorted(index)
+    times = [step for step, _, _ in index]
+    sizes = tuple(times.count(step) for step in sorted(set(times)))
+    return Pattern(tuple(code for _, _, code in index), sizes)

@@ -479,12 +479,7 @@ typedef struct {
 } TwoLayers;
 
 typedef struct {
-    Weights gate, told, down;
-} Told;
-
-typedef struct {
-    TwoLayers head;
-    Told aim;
+    TwoLayers head, told;       /* told: of the aim */
     const float *place;         /* of the aim, (places, size); NULL where there is none */
     const float *codes, *where; /* as the decoder reads them: (codes, size), (places, size) or NULL */
     long size;
@@ -492,8 +487,7 @@ typedef struct {
 
 typedef struct {
     const float *own, *twin; /* hidden states, (size,); twin NULL where none is compared */
-    const int64_t *table;    /* of each code its place, how many before it it is told of, the first
-                                that is allowed and their end */
+    const int64_t *table;    /* of each code its place, the first that is allowed and their end */
     const float *noise;      /* exponential, as many for a code as are allowed */
     int64_t *chosen;
     long count, top_k;
@@ -501,40 +495,29 @@ typedef struct {
     long row; /* of the logits */
 } Next;
 
-/* (rows, inputs) -> (rows, outputs) by all threads of a team. */
-static void two_layers(const TwoLayers *m, const float *x, float *y, long rows, float *wide, float *room) {
+/* (rows, inputs) -> (rows, outputs) by all threads of a team, or added to them. */
+static void two_layers(const TwoLayers *m, const float *x, float *y, long rows, int add, float *wide, float *room) {
     multiply(&m->up, x, wide, rows, 0, room);
 #pragma omp for schedule(static)
     for (long k = 0; k < rows * m->up.outputs; k++)
         wide[k] = 0.5f * wide[k] * (1 + erff(wide[k] * 0.70710678f));
-    multiply(&m->down, wide, y, rows, 0, room);
+    multiply(&m->down, wide, y, rows, add, room);
 }
 
-/* What codes (rows, size) beside others are told of them, added to aimed (rows, size). */
-static void tell(const Told *m, const float *beside, float *aimed, long rows, float *wide, float *room) {
-    float *told = wide + rows * m->gate.outputs;
-    multiply(&m->gate, aimed, wide, rows, 0, room);
-    multiply(&m->told, beside, told, rows, 0, room);
-#pragma omp for schedule(static)
-    for (long k = 0; k < rows * m->gate.outputs; k++)
-        wide[k] *= told[k] / (1 + expf(-wide[k]));
-    multiply(&m->down, wide, aimed, rows, 1, room);
-}
-
-/* What code n of a step is chosen by: aimed (size,), and beside (size,), the sum of the codes that
- * it is told of as the decoder reads them. */
-static void gather(const Heads *h, const Next *c, long n, const float *state, float *aimed, float *beside) {
+/* What the aim is given for code n of a step: aimed (size,), and both (2 size,), aimed and the sum
+ * of the codes before it as the decoder reads them. */
+static void gather(const Heads *h, const Next *c, long n, const float *state, float *aimed, float *both) {
     const long D = h->size;
     memcpy(aimed, state, D * sizeof *aimed);
     if (!h->place) return;
-    const float *place = h->place + c->table[4 * n] * D;
-    for (long d = 0; d < D; d++) aimed[d] += place[d];
-    memset(beside, 0, D * sizeof *beside);
-    for (long k = n - c->table[4 * n + 1]; k < n; k++) {
+    const float *place = h->place + c->table[3 * n] * D;
+    for (long d = 0; d < D; d++) both[d] = aimed[d] += place[d];
+    memset(both + D, 0, D * sizeof *both);
+    for (long k = 0; k < n; k++) {
         const float *code = h->codes + c->chosen[k] * D;
-        for (long d = 0; d < D; d++) beside[d] += code[d];
-        const float *where = h->where ? h->where + c->table[4 * k] * D : NULL;
-        for (long d = 0; d < D && where; d++) beside[d] += where[d];
+        for (long d = 0; d < D; d++) both[D + d] += code[d];
+        const float *where = h->where ? h->where + c->table[3 * k] * D : NULL;
+        for (long d = 0; d < D && where; d++) both[D + d] += where[d];
     }
 }
 
@@ -605,37 +588,36 @@ static long chosen(const float *logits, long count, const Next *c, const float *
 
 /* The next codes of some rows, `most` of a row at most, each told of those before it.
  *
- * room: for 2 `count` of (2 size + codes + twice the most outputs and the most inputs that a layer
- * has), and of twice the codes in whole vectors.
+ * room: for 2 `count` of (3 size + codes + the most inputs and outputs that a layer has), and of
+ * twice the codes in whole vectors.
  */
 void choose(const Heads *h, Next *all, long count, long most, float *room, int threads) {
     const long D = h->size, codes = h->head.down.outputs, padded = (codes + LANES - 1) / LANES * LANES;
-    const long first = h->head.up.outputs, second = h->place ? h->aim.gate.outputs : 0;
-    const long wide = first > second ? first : second, wider = wide > D ? wide : D;
-    float *aimed = room, *beside = aimed + 2 * count * D, *hidden = beside + 2 * count * D;
-    float *logits = hidden + 4 * count * wide, *rounded = logits + 2 * count * codes;
+    const long first = h->head.up.outputs, second = h->place ? h->told.up.outputs : 0;
+    const long wide = first > second ? first : second, wider = wide > 2 * D ? wide : 2 * D;
+    float *aimed = room, *both = aimed + 2 * count * D, *hidden = both + 4 * count * D;
+    float *logits = hidden + 2 * count * wide, *rounded = logits + 2 * count * codes;
     float *own = rounded + 2 * count * wider;
-    long rows, told;
+    long rows;
 #pragma omp parallel num_threads(threads)
     for (long n = 0; n < most; n++) {
 #pragma omp single
         {
-            rows = told = 0;
+            rows = 0;
             for (Next *c = all; c < all + count; c++) {
                 if (n >= c->count) continue;
                 c->row = rows;
-                told += c->table[4 * n + 1];
-                gather(h, c, n, c->own, aimed + rows * D, beside + rows * D), rows++;
-                if (c->twin) gather(h, c, n, c->twin, aimed + rows * D, beside + rows * D), rows++;
+                gather(h, c, n, c->own, aimed + rows * D, both + rows * 2 * D), rows++;
+                if (c->twin) gather(h, c, n, c->twin, aimed + rows * D, both + rows * 2 * D), rows++;
             }
         }
-        if (h->place && told) tell(&h->aim, beside, aimed, rows, hidden, rounded);
-        two_layers(&h->head, aimed, logits, rows, hidden, rounded);
+        if (h->place) two_layers(&h->told, both, aimed, rows, 1, hidden, rounded);
+        two_layers(&h->head, aimed, logits, rows, 0, hidden, rounded);
 #pragma omp for schedule(static)
         for (long k = 0; k < count; k++) {
             Next *c = all + k;
             if (n >= c->count) continue;
-            const long low = c->table[4 * n + 2], size = c->table[4 * n + 3] - low;
+            const long low = c->table[3 * n + 1], size = c->table[3 * n + 2] - low;
             float *mine = logits + c->row * codes + low;
             for (long v = 0; v < size && c->twin; v++)
                 mine[v] = mine[codes + v] + c->weight * (mine[v] - mine[codes + v]);
