@@ -178,8 +178,9 @@ def _end_with_parent() -> None:
     if parent is None:
         return
 
-    def wait() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+    def wait(seconds: float | None = None) -> None:
+        if connection.wait([parent.sentinel], seconds):
+            os._exit(1)
 
+    wait(0)  # it may have ended while this one began, and a thread would be too late to say so
     threading.Thread(target=wait, daemon=True).start()
